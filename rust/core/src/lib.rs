@@ -1,1 +1,3 @@
-//! placeholder
+//! The store's reader and writer and the kernels: no Python, no `DuckDB`, no torch, no printing.
+
+pub mod kernels;
