@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import PIL.Image
 
@@ -22,7 +22,7 @@ def list_folder(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-def is_image(value: object) -> bool:
+def is_image(value: object) -> TypeGuard[PIL.Image.Image]:
     """Whether a value is a PIL image."""
     return isinstance(value, PIL.Image.Image)
 

@@ -22,7 +22,6 @@ from residuum.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from residuum.capture.images import Image
 
 BATCH_RECORDS = 1024
 """Records per batch: enough for a tokenizer's own threads, small enough to hold twice."""
@@ -44,12 +43,14 @@ class Records:
 class Inputs:
     """An opened source of inputs.
 
-    ``schema`` is that of the user's columns; ``n_record`` and ``digest`` are None for a stream,
+    ``schema`` is that of the user's columns, ``column`` the one that the model reads (None for bare
+    images); ``n_record`` and ``digest`` are None for a stream,
     whose end is not known before it has been read.
     """
 
     name: str
     kind: Kind
+    column: str | None
     schema: pa.Schema
     n_record: int | None
     digest: str | None
@@ -140,7 +141,7 @@ def _open_list(items: Sequence[object], text_column: str | None) -> Inputs:
             pa.table({"text": pa.array(items, pa.string())}), "list", text_column, None
         )
     if all(images.is_image(item) for item in items):
-        pictures: list[Image] = list(items)
+        pictures = [item for item in items if images.is_image(item)]
         digest = hashlib.sha256(b"".join(images.content_hash(p) for p in pictures)).hexdigest()
         table = pa.table({"index": list(range(len(items)))}).select([])  # rows without columns
         return _image_inputs("list", table, pictures, digest)
@@ -157,7 +158,7 @@ def _image_inputs(name: str, table: pa.Table, pictures: list[Any], digest: str) 
     def payload(part: pa.Table, first: int) -> list[Payload]:
         return pictures[first : first + part.num_rows]
 
-    return Inputs(name, "image", table.schema, len(pictures), digest, tables, payload)
+    return Inputs(name, "image", None, table.schema, len(pictures), digest, tables, payload)
 
 
 def _open_foreign(source: object, text_column: str | None) -> Inputs:
@@ -237,7 +238,7 @@ def _from_tables(
     def payload(part: pa.Table, first: int) -> list[Payload]:
         return _column_payload(part, column, kind, first)
 
-    return Inputs(name, kind, schema, n_record, digest, tables, payload)
+    return Inputs(name, kind, column, schema, n_record, digest, tables, payload)
 
 
 def _choose_column(name: str, schema: pa.Schema, text_column: str | None) -> tuple[str, Kind]:
@@ -286,7 +287,7 @@ def _column_payload(table: pa.Table, column: str, kind: Kind, first: int) -> lis
             raise InputError(message)
     if kind == "image":
         return [_encoded_image(value, first + i) for i, value in enumerate(out)]
-    return out
+    return list(out)
 
 
 def _encoded_image(value: object, row: int) -> bytes | Path:

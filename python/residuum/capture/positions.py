@@ -32,8 +32,10 @@ class Positions:
         Raises:
             InputError: any other text.
         """
-        if text == "all" or text == "last" or text == "first":
-            return cls(text)
+        named: dict[str, Literal["all", "last", "first"]]
+        named = {"all": "all", "last": "last", "first": "first"}
+        if text in named:
+            return cls(named[text])
         name = text.removeprefix(COLUMN_PREFIX)
         if name and name != text:
             return cls("column", name)

@@ -1,0 +1,150 @@
+"""What a store says about its making, and whether two makings are the same.
+
+``attributes.residuum.model`` holds the model's facts, ``attributes.residuum.capture`` the settings.
+Inputs are recorded in the commits, one *segment* for each sitting that added some: a capture starts
+the first, every ``--append`` another.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from residuum.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from residuum.capture.inputs import Inputs
+    from residuum.capture.settings import Settings
+    from residuum.capture.tokenise import LengthRule
+
+Json = dict[str, Any]
+
+_LIBRARIES = ("residuum", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+
+SAME_MODEL = ("weights_hash", "tokenizer_hash", "architecture", "dtype", "attn_implementation")
+"""Facts of a model that decide its activations (the configuration is compared apart)."""
+
+SAME_CAPTURE = (
+    "sites",
+    "layers",
+    "positions",
+    "dtype",
+    "batch_tokens",
+    "shard_rows",
+    "codec",
+    "truncate",
+    "window",
+    "stride",
+    "text_column",
+    "columns",
+)
+"""Settings that decide what is in a store, bit for bit."""
+
+
+def capture_facts(
+    settings: Settings,
+    rule: LengthRule,
+    inputs: Inputs,
+    *,
+    layers: Sequence[int],
+    dtype: str,
+    device: str,
+) -> Json:
+    """The settings of a capture as JSON; ``layers`` and ``dtype`` as the model decided them."""
+    return {
+        "sites": [site.value for site in settings.sites],
+        "layers": list(layers),
+        "positions": str(settings.positions),
+        "dtype": dtype,
+        "schedule": "forward",
+        "batch_tokens": settings.batch_tokens,
+        "shard_rows": settings.shard_rows,
+        "chunk_rows": settings.chunk_rows,
+        "codec": settings.codec,
+        "truncate": rule.truncate,
+        "window": rule.window,
+        "stride": rule.stride,
+        "text_column": inputs.column,
+        "columns": {f.name: str(f.type) for f in inputs.schema},
+        "allow_nonfinite": settings.allow_nonfinite,
+        "device": device,
+        "seed": None,  # nothing in a capture is drawn at random
+        "versions": {
+            **{name: version(name) for name in _LIBRARIES},
+            "python": platform.python_version(),
+        },
+    }
+
+
+def segment(inputs: Inputs, *, example: int, token_row: int, example_row: int) -> Json:
+    """A sitting's inputs, and the example and rows that it starts at."""
+    return {
+        "inputs": {"name": inputs.name, "sha256": inputs.digest, "records": inputs.n_record},
+        "example": example,
+        "token_row": token_row,
+        "example_row": example_row,
+    }
+
+
+def check_same(store: Path, old: Mapping[str, Any], model: Json, capture: Json) -> None:
+    """Check that a store was made by the same model with the same settings.
+
+    Raises:
+        CaptureError: the differences, each with both values.
+    """
+    differences = list(_differences(old, model, capture))
+    if differences:
+        message = (
+            f"{store} holds another capture: {'; '.join(differences)}. Ask for what is there, or "
+            "capture into another folder."
+        )
+        raise CaptureError(message)
+
+
+def _differences(old: Mapping[str, Any], model: Json, capture: Json) -> Iterator[str]:
+    for name in SAME_MODEL:
+        yield from _difference(f"the model's {name}", old["model"].get(name), model.get(name))
+    for name in sorted({*old["model"].get("config", {}), *model.get("config", {})}):
+        if name in _UNIMPORTANT:
+            continue
+        there, asked = old["model"]["config"].get(name), model["config"].get(name)
+        yield from _difference(f"the model's configuration {name}", there, asked)
+    for name in SAME_CAPTURE:
+        yield from _difference(name, old["capture"].get(name), capture.get(name))
+
+
+_UNIMPORTANT = frozenset({"_name_or_path", "transformers_version"})
+
+
+def _difference(what: str, there: object, asked: object) -> Iterator[str]:
+    if there != asked:
+        yield f"{what} is {_short(there)} there, {_short(asked)} here"
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_same_inputs(store: Path, last: Mapping[str, Any], inputs: Inputs) -> None:
+    """Check that a capture is resumed with the inputs that it was started with.
+
+    Streams have no digest; their examples are compared one by one as they come.
+
+    Raises:
+        CaptureError: other inputs.
+    """
+    there = last["inputs"]["sha256"]
+    if there is not None and inputs.digest is not None and there != inputs.digest:
+        message = (
+            f"{store} was started with other inputs ({last['inputs']['name']}, SHA-256 "
+            f"{there[:12]}…, "
+            f"not {inputs.name}, {inputs.digest[:12]}…): resume with the same ones, or add these "
+            "to "
+            "the finished store with --append."
+        )
+        raise CaptureError(message)
