@@ -1,0 +1,82 @@
+"""What the benchmarks share: interleaved timing, peak memory, bytes read, and one table at the end.
+
+Cases are run in turns, round after round, so that a machine that slows down slows all of them. The
+first round warms caches and is not counted. That the answers agree is asserted by each benchmark
+before it times.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MEGABYTE = 1e6
+
+
+@dataclass
+class Measured:
+    """Seconds of each counted round, and what the worst round held in memory and read."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    read_bytes: int = 0
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+
+def resident(field_name: str) -> int:
+    """Bytes of this process by a field of /proc/self/status: `VmRSS` now, `VmHWM` at the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field_name}:"):
+            return int(line.split()[1]) * 1024
+    message = f"/proc/self/status has no {field_name}"
+    raise OSError(message)
+
+
+def read_so_far() -> int:
+    """Bytes that this process has asked the kernel to read; what it maps is not among them."""
+    line = Path("/proc/self/io").read_text().splitlines()[0]
+    return int(line.split()[1])
+
+
+def measure(case: Callable[[], object], into: Measured) -> None:
+    """Run a case once and keep its time, its peak of resident memory above the start, its reads."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
+    before, read = resident("VmRSS"), read_so_far()
+    started = time.perf_counter()
+    case()
+    into.seconds.append(time.perf_counter() - started)
+    into.peak_bytes = max(into.peak_bytes, resident("VmHWM") - before)
+    into.read_bytes = max(into.read_bytes, read_so_far() - read)
+
+
+def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
+    """Measure every case once per round, in turns, after one round that is thrown away."""
+    for case in cases.values():
+        case()
+    measured = {name: Measured() for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            measure(case, measured[name])
+    return measured
+
+
+def print_table(title: str, measured: Mapping[str, Measured], base: str) -> None:
+    """One line a case; the ratio is its median time over the base's."""
+    print(f"\n{title}")
+    print(f"  {'':<44}{'median':>10}{'best':>10}{'ratio':>8}{'peak memory':>14}{'read':>12}")
+    for name, case in measured.items():
+        print(
+            f"  {name:<44}{1e3 * case.median:>7.1f} ms{1e3 * min(case.seconds):>7.1f} ms"
+            f"{case.median / measured[base].median:>8.2f}"
+            f"{case.peak_bytes / MEGABYTE:>+11.1f} MB{case.read_bytes / MEGABYTE:>9.1f} MB"
+        )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
