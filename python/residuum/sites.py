@@ -18,7 +18,7 @@ class RowSpace(StrEnum):
 
 
 class Site(StrEnum):
-    """A named tensor inside a transformer; the value is the name used on disk, in SQL and in Python."""
+    """A named tensor inside a transformer; its value is its name on disk, in SQL and in Python."""
 
     EMBED = "embed"
     RESID_PRE = "resid_pre"

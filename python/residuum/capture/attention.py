@@ -1,10 +1,10 @@
 """Seeing inside a model's attention without changing it.
 
-transformers looks its attention functions up by name in one registry. While `observe` is active, the
-entry that the model uses is wrapped: the model's own function runs, on the same arguments, and its
-result is handed back untouched; then whoever watches that module sees rotated queries and keys,
-scores and pattern. Implementations that compute no pattern (sdpa) stay in place: the pattern is then
-computed beside them, from the same queries, keys and mask.
+transformers looks its attention functions up by name in one registry. While `observe` is active,
+the entry that the model uses is wrapped: the model's own function runs, on the same arguments, and
+its result is handed back untouched; then whoever watches that module sees rotated queries and keys,
+scores and pattern. An implementation that computes no pattern (sdpa) stays in place: the pattern is
+then computed beside it, from the same queries, keys and mask.
 """
 
 import sys
@@ -32,7 +32,7 @@ class Attention:
         query: after rotation, `[example, head, query, d_head]`.
         key: after rotation, `[example, kv_head, key, d_head]`.
         scaling: factor on query times key.
-        visible: which keys a query attends to, bool, broadcastable to `[example, head, query, key]`.
+        visible: which keys a query attends to, bool, broadcasts to `[example, head, query, key]`.
         weights: the pattern, where the model's own function computed one.
     """
 
@@ -86,7 +86,7 @@ def observe(implementation: str, watchers: Mapping[nn.Module, Watcher]) -> Itera
     if implementation not in READABLE:
         message = (
             f"attention of the implementation {implementation!r} cannot be read: attn_scores, "
-            "pattern, rot_q and rot_k need a model loaded with attn_implementation='sdpa' or 'eager'"
+            "pattern, rot_q and rot_k need a model with attn_implementation 'sdpa' or 'eager'"
         )
         raise CaptureError(message)
     # The registry's own mapping is per process; the entry is put back whatever happens.

@@ -6,12 +6,12 @@
     model(batch) ──▶                                  ├──▶ sink(site, layer, tensor)
                     the attention function, observed ─┘
 
-The model is not modified: hooks live for one call of `run`, and go also when it fails. The pass ends
-as soon as the last site has been delivered, so a capture of early layers costs early layers only.
+The model is not modified: hooks live for one call of `run`, and go also when it fails. The pass
+ends as soon as the last site has been delivered, so a capture of early layers costs only those.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from torch import nn
 from residuum.capture.adapters import Adapter, Difference, Dims, Tap
 from residuum.capture.attention import Attention, observe
 from residuum.capture.batch import Batch
+from residuum.capture.readout import norm_eps
 from residuum.errors import CaptureError, SiteError
 from residuum.sites import Site
 
@@ -128,7 +129,9 @@ class Tracer:
                 `[channel, height, width]`.
         """
         if self.adapter.kind == "image":
-            return Batch((self.dims.context,) * len(examples), pixel_values=torch.stack([*examples]))
+            return Batch(
+                (self.dims.context,) * len(examples), pixel_values=torch.stack([*examples])
+            )
         return Batch.text(examples, pad_id=self.pad_id)
 
     @property
@@ -173,8 +176,8 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
-class _Done(Exception):  # noqa: N818 - not an error: everything asked for has been delivered
-    """Ends a forward pass early."""
+class _Done(Exception):
+    """Ends a forward pass early: everything asked for has been delivered."""
 
 
 class _Pass:
@@ -199,16 +202,14 @@ class _Pass:
             self.hooks.callback(_set_training, training)
             self.model.eval()
             self.watch()
-            try:
+            with suppress(_Done):
                 self.finish(self.forward())
-            except _Done:
-                pass
         if self.due:
             site, layer = min(self.due, key=str)
             where = "" if layer is None else f" at layer {layer}"
             message = (
-                f"the model ran without passing {site}{where}: its configuration takes another path "
-                f"than the adapter {self.adapter.family} describes"
+                f"the model ran without passing {site}{where}: its configuration takes another "
+                f"path than the adapter {self.adapter.family} describes"
             )
             raise CaptureError(message)
 
@@ -276,9 +277,7 @@ class _Pass:
 
         self.listen(block.get_submodule(tap.module), tap.side, seen)
 
-    def watch_difference(
-        self, site: Site, layer: int, block: nn.Module, where: Difference
-    ) -> None:
+    def watch_difference(self, site: Site, layer: int, block: nn.Module, where: Difference) -> None:
         earlier: list[torch.Tensor] = []
 
         def seen(after: torch.Tensor) -> None:
@@ -290,21 +289,19 @@ class _Pass:
     def watch_norms(self) -> None:
         for layer in self.tracer.layers:
             scales: list[torch.Tensor] = []
-
-            def seen(
-                entering: torch.Tensor,
-                *,
-                norm: nn.Module,
-                layer: int = layer,
-                scales: list[torch.Tensor] = scales,
-            ) -> None:
-                scales.append(norm_scale(norm, entering))
-                if len(scales) == len(self.adapter.norms):
-                    self.deliver(Site.NORM_SCALE, layer, torch.stack(scales, -1))
-
             for path in self.adapter.norms:
                 norm = self.blocks[layer].get_submodule(path)
-                self.listen(norm, "input", lambda x, see=seen, norm=norm: see(x, norm=norm))
+                self.listen(norm, "input", self.norm_watcher(norm, layer, scales))
+
+    def norm_watcher(
+        self, norm: nn.Module, layer: int, scales: list[torch.Tensor]
+    ) -> Callable[[torch.Tensor], None]:
+        def seen(entering: torch.Tensor) -> None:
+            scales.append(norm_scale(norm, entering))
+            if len(scales) == len(self.adapter.norms):
+                self.deliver(Site.NORM_SCALE, layer, torch.stack(scales, -1))
+
+        return seen
 
     def watch_attention(self) -> None:
         wanted = [site for site in self.tracer.sites if site in _ATTENTION]
@@ -329,9 +326,7 @@ class _Pass:
 
         return seen
 
-    def listen(
-        self, module: nn.Module, side: str, seen: Callable[[torch.Tensor], None]
-    ) -> None:
+    def listen(self, module: nn.Module, side: str, seen: Callable[[torch.Tensor], None]) -> None:
         """Call `seen` with the module's first input or output for as long as the pass lasts."""
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -350,15 +345,15 @@ class _Pass:
         """Give a tapped tensor the axes of its site."""
         if "d_head" not in site.axes:
             return tensor
-        d_head = self.tracer.dims.d_head
+        shape = (*tensor.shape[:2], -1, self.tracer.dims.d_head)
         if tap.part is None:
-            return tensor.unflatten(-1, (-1, d_head))
+            return tensor.view(shape)
         if tap.fused == "heads":  # [example, token, head * (q | k | v)]
-            return tensor.unflatten(-1, (-1, 3, d_head))[..., tap.part, :]
-        return tensor.unflatten(-1, (3, -1, d_head))[..., tap.part, :, :]
+            return tensor.view(*shape[:3], 3 * shape[3]).chunk(3, -1)[tap.part]
+        return tensor.chunk(3, -1)[tap.part].view(shape)
 
     def pool(self, hidden: torch.Tensor) -> None:
-        """Deliver the mean over each example's tokens: `[example, token, d_model]` to `[example, d_model]`."""
+        """Deliver the mean over each example's own tokens of `[example, token, d_model]`."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         mask = self.batch.attention_mask.to(hidden.device, wide)
         total = torch.einsum("bt,btd->bd", mask, hidden.to(wide))
@@ -372,8 +367,8 @@ def norm_scale(norm: nn.Module, entering: torch.Tensor) -> torch.Tensor:
     """
     wide = entering.to(torch.promote_types(entering.dtype, torch.float32))
     if isinstance(norm, nn.LayerNorm):
-        return (wide.var(-1, correction=0) + norm.eps).sqrt()
-    return (wide.square().mean(-1) + norm.variance_epsilon).sqrt()
+        return (wide.var(-1, correction=0) + norm_eps(norm)).sqrt()
+    return (wide.square().mean(-1) + norm_eps(norm)).sqrt()
 
 
 def _set_training(modules: list[nn.Module]) -> None:

@@ -39,9 +39,7 @@ def adapter_for(architecture: str, kind: str = "text") -> Adapter:
 
 def architecture_error(architecture: str) -> ModelError:
     """Return the error for a model class without adapter: which exist, and how to add one."""
-    listed = "; ".join(
-        f"{adapter.family} ({', '.join(adapter.models)})" for adapter in ADAPTERS
-    )
+    listed = "; ".join(f"{adapter.family} ({', '.join(adapter.models)})" for adapter in ADAPTERS)
     message = (
         f"there is no adapter for the architecture {architecture}. Adapters exist for {listed}. An "
         "adapter is one declarative file that says where a family's sites are: see "

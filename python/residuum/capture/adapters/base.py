@@ -8,13 +8,13 @@ An adapter is data, not code: module paths below a block, and a few yes/no facts
 2. Write `adapters/<family>.py` with one `Adapter(...)`; the fields below say what each one is.
    Copy the file of the closest family: `gpt2` for fused projections, `llama` for separate ones,
    `bert` for post-norm blocks.
-3. Add it to `ADAPTERS` in `adapters/__init__.py`, and its tiny model to `tests/capture/models.py`. The
-   tests there check every identity in 64-bit; if they pass, the adapter is right.
+3. Add it to `ADAPTERS` in `adapters/__init__.py`, and a tiny model to `tests/tiny_models.py`.
+   The tests there check every identity in 64-bit; if they pass, the adapter is right.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from torch import nn
 
@@ -82,11 +82,13 @@ class Adapter:
 
     family: str
     kind: Literal["text", "image"]
-    model_types: tuple[str, ...]
-    """`config.model_type` values; used when a checkpoint does not name its class."""
+    model_types: Mapping[str, str]
+    """`config.model_type` -> class to load a checkpoint as that names none of `models`, such as a
+    classifier's, and every checkpoint of two towers."""
     models: Mapping[str, str]
-    """Model class -> path of its body below the model ("" where the model is the body). The first
-    class is the one loaded when a checkpoint does not name its class."""
+    """Model class -> path of its body below the model ("" where the model is the body)."""
+    load_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Model class -> further arguments of its `from_pretrained`."""
     heads: frozenset[str] = frozenset()
     """Those of `models` whose output has `logits` over the vocabulary."""
     blocks: str
@@ -140,10 +142,10 @@ class Adapter:
         """Return the configuration of the body (of one tower, where a model has two)."""
         return self.body(model).config
 
-    def projection(self, model: nn.Module) -> nn.Module | None:
+    def projection(self, model: nn.Module) -> nn.Linear | None:
         """Return the projection to the joint text-image space, where the model class has one."""
         path = self.projections.get(type(model).__name__)
-        return None if path is None else model.get_submodule(path)
+        return None if path is None else cast("nn.Linear", model.get_submodule(path))
 
     def has_head(self, model: nn.Module) -> bool:
         """Whether the model's output has logits over the vocabulary."""
@@ -167,12 +169,10 @@ class Adapter:
             context=self.context(config),
         )
 
-    def _d_embed(self, d_model: int, projection: nn.Module | None) -> int | None:
+    def _d_embed(self, d_model: int, projection: nn.Linear | None) -> int | None:
         if self.pooling == "mean":
             return d_model
-        if projection is None:
-            return None
-        return int(projection.weight.shape[0])
+        return None if projection is None else projection.out_features
 
     def locate(self, site: Site, config: Config) -> Tap | Difference | None:
         """Return where in a block a site is read, or None if a tap is not how it is read."""

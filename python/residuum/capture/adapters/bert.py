@@ -18,12 +18,17 @@ def _roberta_context(config: Config) -> int:
 BERT = Adapter(
     family="bert",
     kind="text",
-    model_types=("bert", "roberta"),
+    model_types={"bert": "BertModel", "roberta": "RobertaModel"},
     models={
         "BertModel": "",
         "BertForMaskedLM": "bert",
         "RobertaModel": "",
         "RobertaForMaskedLM": "roberta",
+    },
+    # The pooler is never run, and many sentence encoders come without one.
+    load_options={
+        "BertModel": {"add_pooling_layer": False},
+        "RobertaModel": {"add_pooling_layer": False},
     },
     heads=frozenset({"BertForMaskedLM", "RobertaForMaskedLM"}),
     blocks="encoder.layer",

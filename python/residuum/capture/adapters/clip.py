@@ -16,7 +16,10 @@ def _n_image_token(config: Config) -> int:
 CLIP_TEXT = Adapter(
     family="clip_text",
     kind="text",
-    model_types=("clip", "clip_text_model"),
+    model_types={
+        "clip": "CLIPTextModelWithProjection",
+        "clip_text_model": "CLIPTextModelWithProjection",
+    },
     models={
         "CLIPTextModelWithProjection": "text_model",
         "CLIPTextModel": "",
@@ -45,7 +48,10 @@ CLIP_VISION = replace(
     CLIP_TEXT,
     family="clip_vision",
     kind="image",
-    model_types=("clip", "clip_vision_model"),
+    model_types={
+        "clip": "CLIPVisionModelWithProjection",
+        "clip_vision_model": "CLIPVisionModelWithProjection",
+    },
     models={
         "CLIPVisionModelWithProjection": "vision_model",
         "CLIPVisionModel": "",

@@ -10,7 +10,7 @@ def _mlp_width(config: Config) -> int:
 GPT2 = Adapter(
     family="gpt2",
     kind="text",
-    model_types=("gpt2",),
+    model_types={"gpt2": "GPT2Model"},
     models={"GPT2LMHeadModel": "transformer", "GPT2Model": ""},
     heads=frozenset({"GPT2LMHeadModel"}),
     blocks="h",

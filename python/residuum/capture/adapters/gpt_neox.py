@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: rotary positions, q/k/v fused head by head, parallel or sequential blocks."""
+"""GPT-NeoX and Pythia: rotary positions, q/k/v fused head by head, blocks parallel or not."""
 
 from residuum.capture.adapters.base import Adapter, Config, Tap
 
@@ -10,7 +10,7 @@ def _parallel(config: Config) -> bool:
 GPT_NEOX = Adapter(
     family="gpt_neox",
     kind="text",
-    model_types=("gpt_neox",),
+    model_types={"gpt_neox": "GPTNeoXModel"},
     models={"GPTNeoXForCausalLM": "gpt_neox", "GPTNeoXModel": ""},
     heads=frozenset({"GPTNeoXForCausalLM"}),
     blocks="layers",

@@ -5,7 +5,7 @@ from residuum.capture.adapters.base import Adapter, Tap
 LLAMA = Adapter(
     family="llama",
     kind="text",
-    model_types=("llama", "mistral"),
+    model_types={"llama": "LlamaModel", "mistral": "MistralModel"},
     models={
         "LlamaForCausalLM": "model",
         "LlamaModel": "",
