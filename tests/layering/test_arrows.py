@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "python" / "residuum"
 
-# What each part may import of ours, beside itself. Only the doors (`__init__`, `cli`) see everything.
+# What each part may import of ours, beside itself. Only the doors see everything.
 BASE = {"errors", "sites", "_residuum"}
 ARROWS = {
     "errors": set(),
@@ -53,7 +53,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 def test_every_part_has_its_arrows() -> None:
     parts = {part_of(path) for path in SOURCES}
-    assert parts <= ARROWS.keys() | DOORS | {"zarr_bfloat16"}, "give the new part its line in ARROWS"
+    assert parts <= ARROWS.keys() | DOORS | {"zarr_bfloat16"}, (
+        "give the new part its line in ARROWS"
+    )
     assert ARROWS.keys() <= parts
 
 
@@ -63,7 +65,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
     if part in DOORS:
         return
     allowed = ARROWS.get(part, set()) | {part}
-    wrong = [f"line {line}: {part} imports {name}" for line, name in ours(path) if name not in allowed]
+    wrong = [
+        f"line {line}: {part} imports {name}" for line, name in ours(path) if name not in allowed
+    ]
     assert not wrong
 
 
@@ -71,5 +75,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 def test_only_capture_imports_model_libraries(path: Path) -> None:
     if part_of(path) == "capture":
         return
-    wrong = [f"line {line}: {name}" for line, name in imports(path) if name.split(".")[0] in MODEL_LIBRARIES]
+    wrong = [
+        f"line {line}: {name}"
+        for line, name in imports(path)
+        if name.split(".")[0] in MODEL_LIBRARIES
+    ]
     assert not wrong

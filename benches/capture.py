@@ -1,0 +1,213 @@
+"""Capture of resid_post and z from a GPT-2-small shape, 64 prompts of 128 tokens, on this machine.
+
+The same forward passes, in batches of 4 prompts, by everyone: bare; residuum to its store;
+plain hooks, TransformerLens' `run_with_cache` and nnsight, each with `torch.save`. The weights are
+random.
+residuum's time holds all that a capture does: tokenise, hash model and input, write, fsync and
+commit. Nobody else syncs.
+
+    python benches/capture.py [--rounds 3] [--prompts 64]
+"""
+
+import argparse
+import importlib.metadata
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import residuum
+from common import folder_bytes, interleaved, print_table
+
+WORK = Path(".cache/bench/capture")
+N_TOKEN, BATCH = 128, 4
+N_WORD = 50257
+SITES = ("resid_post", "z")
+
+Trace = dict[str, torch.Tensor]
+
+
+def make_model() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """GPT-2-small's shape with random weights, and a tokenizer that knows the words w0, w1, …."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=N_WORD)).eval()
+    raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(N_WORD)}, unk_token="w0"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return model, PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w0", eos_token="w0")
+
+
+def make_prompts(n_prompt: int) -> list[str]:
+    """Prompts of exactly `N_TOKEN` random words."""
+    draw = random.Random(0)
+    return [" ".join(f"w{draw.randrange(N_WORD)}" for _ in range(N_TOKEN)) for _ in range(n_prompt)]
+
+
+def batches(ids: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Token ids of `BATCH` prompts at a time, [example, token]."""
+    yield from ids.split(BATCH)
+
+
+@torch.no_grad()
+def bare(model: GPT2LMHeadModel, ids: torch.Tensor) -> None:
+    """The forward passes alone."""
+    for batch in batches(ids):
+        model(input_ids=batch, use_cache=False)
+
+
+@torch.no_grad()
+def hooked(model: GPT2LMHeadModel, batch: torch.Tensor) -> Trace:
+    """One batch with plain hooks: `resid_post.L` and `z.L`, [example, token, feature]."""
+    trace: Trace = {}
+
+    def keep_output(name: str) -> Callable[[object, object, object], None]:
+        def hook(_module: object, _args: object, output: object) -> None:
+            trace[name] = output[0] if isinstance(output, tuple) else output  # type: ignore[assignment]
+
+        return hook
+
+    def keep_input(name: str) -> Callable[[object, tuple[torch.Tensor, ...]], None]:
+        def hook(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+            trace[name] = args[0]
+
+        return hook
+
+    handles = []
+    for layer in range(model.config.n_layer):
+        block = model.get_submodule(f"transformer.h.{layer}")
+        project = block.get_submodule("attn.c_proj")
+        handles.append(block.register_forward_hook(keep_output(f"resid_post.{layer}")))
+        handles.append(project.register_forward_pre_hook(keep_input(f"z.{layer}")))
+    model(input_ids=batch, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return trace
+
+
+def save_each(name: str, ids: torch.Tensor, trace: Callable[[torch.Tensor], Trace]) -> None:
+    """Trace every batch and `torch.save` it."""
+    folder = fresh(name)
+    folder.mkdir(parents=True)
+    for number, batch in enumerate(batches(ids)):
+        torch.save(trace(batch), folder / f"{number}.pt")
+
+
+def fresh(name: str) -> Path:
+    """A folder's path, with nothing there."""
+    shutil.rmtree(WORK / name, ignore_errors=True)
+    return WORK / name
+
+
+def ours(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> Path:
+    """The whole of `residuum.capture`, to a new store."""
+    out = fresh("run.residuum")
+    residuum.capture(
+        model,
+        prompts,
+        out,
+        processor=tokenizer,
+        sites=SITES,
+        batch_tokens=BATCH * N_TOKEN,
+        memory="256MB",
+    )
+    return out
+
+
+def transformer_lens(model: GPT2LMHeadModel) -> Callable[[torch.Tensor], Trace]:
+    """TransformerLens' way: `run_with_cache` with a names filter."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=model)
+    endings = ("hook_resid_post", "attn.hook_z")
+
+    @torch.no_grad()
+    def trace(batch: torch.Tensor) -> Trace:
+        _, cache = bridge.run_with_cache(batch, names_filter=lambda name: name.endswith(endings))
+        return {
+            f"{site}.{layer}": cache[site, layer].flatten(2)
+            for layer in range(model.config.n_layer)
+            for site in SITES
+        }
+
+    return trace
+
+
+def nnsight(model: GPT2LMHeadModel) -> Callable[[torch.Tensor], Trace]:
+    """Read nnsight's way: a trace that saves each block's output and what enters `c_proj`."""
+    from nnsight import NNsight
+
+    wrapped = NNsight(model)
+
+    @torch.no_grad()
+    def trace(batch: torch.Tensor) -> Trace:
+        kept = {}
+        with wrapped.trace(input_ids=batch, use_cache=False):
+            for layer, block in enumerate(wrapped.transformer.h):
+                kept[f"z.{layer}"] = block.attn.c_proj.input.save()
+                kept[f"resid_post.{layer}"] = block.output.save()
+        return kept
+
+    return trace
+
+
+def assert_same(name: str, got: Trace, want: Trace) -> None:
+    """Every site and layer of a trace is the model's own, to rounding."""
+    for key, tensor in want.items():
+        close = torch.allclose(got[key], tensor, rtol=1e-4, atol=1e-4)
+        assert close, f"{name}: {key} is not what the model computed"
+
+
+def assert_stored(path: Path, ids: torch.Tensor, model: GPT2LMHeadModel) -> None:
+    """The first and last batch in the store are the model's own."""
+    store = residuum.open(path)
+    for first in (0, len(ids) - BATCH):
+        want = hooked(model, ids[first : first + BATCH])
+        rows = slice(first * N_TOKEN, (first + BATCH) * N_TOKEN)
+        for key, tensor in want.items():
+            site, layer = key.split(".")
+            got = torch.from_numpy(store[site].read(rows=rows, layers=int(layer)))
+            assert_same("residuum", {key: got.reshape(tensor.shape)}, {key: tensor})
+
+
+def main() -> None:
+    """Check the answers, then time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=64)
+    options = parser.parse_args()
+    model, tokenizer = make_model()
+    prompts = make_prompts(options.prompts)
+    ids = torch.tensor([tokenizer.encode(prompt) for prompt in prompts])
+
+    peers = {"hooks": lambda batch: hooked(model, batch), "nnsight": nnsight(model)}
+    lens_model, _ = make_model()
+    peers["TransformerLens"] = transformer_lens(lens_model)
+    want = hooked(model, ids[:BATCH])
+    for name, trace in peers.items():
+        assert_same(name, trace(ids[:BATCH]), want)
+    assert_stored(ours(model, tokenizer, prompts), ids, model)
+
+    cases: dict[str, Callable[[], object]] = {
+        "bare forward pass": lambda: bare(model, ids),
+        "residuum, to disk, fsynced": lambda: ours(model, tokenizer, prompts),
+    }
+    for name, trace in peers.items():
+        cases[f"{name} + torch.save"] = lambda name=name, trace=trace: save_each(name, ids, trace)  # type: ignore[misc]
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "transformers", "transformer-lens", "nnsight")
+    )
+    print(f"{len(prompts)} prompts of {N_TOKEN} tokens, GPT-2-small's shape, float32; {versions}")
+    print(f"{torch.get_num_threads()} threads on {os.cpu_count()} cores; page cache warm")
+    measured = interleaved(cases, options.rounds)
+    print(f"a store holds {folder_bytes(WORK / 'run.residuum') / 1e6:.0f} MB", end="; ")
+    print(f"a folder of torch.save {folder_bytes(WORK / 'hooks') / 1e6:.0f} MB")
+    print_table("capture resid_post + z", measured, base="bare forward pass")
+
+
+if __name__ == "__main__":
+    main()
