@@ -1,0 +1,176 @@
+"""Tiny transformers models with odd shapes, all weights random, biases and gains included."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers as tf
+from torch import nn
+
+N_VOCAB = 31
+PAD, EOS = 0, 30
+COMMON = {"bos_token_id": 29, "eos_token_id": EOS, "pad_token_id": PAD}
+CLIP_TEXT = {
+    "vocab_size": N_VOCAB,
+    "hidden_size": 35,
+    "intermediate_size": 44,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 5,
+    "max_position_embeddings": 16,
+    "projection_dim": 11,
+    **COMMON,
+}
+CLIP_VISION = {
+    "hidden_size": 35,
+    "intermediate_size": 52,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 5,
+    "image_size": 12,
+    "patch_size": 4,
+    "projection_dim": 11,
+}
+
+
+def _gpt2() -> tf.GPT2Config:
+    return tf.GPT2Config(
+        vocab_size=N_VOCAB, n_positions=16, n_embd=35, n_layer=3, n_head=5, n_inner=44, **COMMON
+    )
+
+
+def _gpt_neox(*, parallel: bool) -> tf.GPTNeoXConfig:
+    return tf.GPTNeoXConfig(
+        vocab_size=N_VOCAB,
+        hidden_size=35,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        intermediate_size=44,
+        max_position_embeddings=16,
+        use_parallel_residual=parallel,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.6,
+        },
+        **COMMON,
+    )
+
+
+def _grouped(config: Callable[..., Any], **more: Any) -> Any:
+    return config(
+        vocab_size=N_VOCAB,
+        hidden_size=42,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=10,
+        intermediate_size=52,
+        max_position_embeddings=16,
+        **COMMON,
+        **more,
+    )
+
+
+def _bert(config: Callable[..., Any], **more: Any) -> Any:
+    return config(
+        vocab_size=N_VOCAB,
+        hidden_size=35,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        intermediate_size=44,
+        max_position_embeddings=18,
+        type_vocab_size=2,
+        **{**COMMON, "pad_token_id": 1},
+        **more,
+    )
+
+
+def _clip(**text: Any) -> tf.CLIPConfig:
+    return tf.CLIPConfig(
+        text_config={**CLIP_TEXT, **text}, vision_config=CLIP_VISION, projection_dim=11
+    )
+
+
+MODELS: dict[str, Callable[[], tuple[str, Any]]] = {
+    "gpt2": lambda: ("GPT2LMHeadModel", _gpt2()),
+    "gpt2_bare": lambda: ("GPT2Model", _gpt2()),
+    "gpt_neox": lambda: ("GPTNeoXForCausalLM", _gpt_neox(parallel=True)),
+    "gpt_neox_sequential": lambda: ("GPTNeoXForCausalLM", _gpt_neox(parallel=False)),
+    "llama": lambda: (
+        "LlamaForCausalLM",
+        _grouped(tf.LlamaConfig, attention_bias=True, mlp_bias=True),
+    ),
+    # A window shorter than the longest example, so that it matters.
+    "mistral": lambda: ("MistralForCausalLM", _grouped(tf.MistralConfig, sliding_window=4)),
+    "bert": lambda: ("BertModel", _bert(tf.BertConfig)),
+    "bert_mlm": lambda: ("BertForMaskedLM", _bert(tf.BertConfig)),
+    "roberta": lambda: ("RobertaModel", _bert(tf.RobertaConfig)),
+    "clip_text": lambda: ("CLIPTextModelWithProjection", tf.CLIPTextConfig(**CLIP_TEXT)),
+    "clip_text_gelu": lambda: ("CLIPModel", _clip(hidden_act="gelu", eos_token_id=2)),
+    "clip_vision": lambda: ("CLIPVisionModelWithProjection", tf.CLIPVisionConfig(**CLIP_VISION)),
+    "clip_vision_joint": lambda: ("CLIPModel", _clip()),
+}
+KIND = {"clip_vision": "image", "clip_vision_joint": "image"}
+ROTARY = ("gpt_neox", "gpt_neox_sequential", "llama", "mistral")
+HEADS = ("gpt2", *ROTARY)
+
+EXAMPLES = [[3, 1, 4, 1, 5, 9, 2, EOS], [6, 5, EOS], [EOS], [8, 9, 7, 9, 3, 2, 3, 8, 4, 6, EOS]]
+
+
+def build(name: str, dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Any:
+    """Make a model, in evaluation mode; the same one every time."""
+    class_name, config = MODELS[name]()
+    torch.manual_seed(0)
+    model = getattr(tf, class_name)._from_config(config, attn_implementation=attention)
+    randomise(model)
+    return model.to(dtype).eval()
+
+
+def randomise(model: nn.Module) -> None:
+    """Give every weight, bias and gain a value of its own, large enough to matter."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape)
+            if weight.dim() > 1:
+                weight.copy_(1.5 * noise / weight.shape[-1] ** 0.5)
+            else:
+                is_gain = "norm" in name.lower() or "ln_" in name
+                weight.copy_(0.3 * noise + float(is_gain and name.endswith("weight")))
+
+
+def examples(name: str) -> list[Any]:
+    """Return examples of different lengths, or images."""
+    if KIND.get(name) == "image":
+        generator = torch.Generator().manual_seed(1)
+        return list(torch.randn(3, 3, 12, 12, dtype=torch.float64, generator=generator))
+    return EXAMPLES
+
+
+class _Wide:
+    """The torch module, except that float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextmanager
+def in_64_bit() -> Iterator[None]:
+    """Run transformers' models in 64-bit throughout.
+
+    Several families round to float32 inside (RMSNorm, the softmax of eager attention) whatever the
+    model's dtype, which would hide anything smaller than 1e-7.
+    """
+    files = [
+        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+        for name in ("clip", "gpt_neox", "llama", "mistral")
+    ]
+    for file in files:
+        file.torch = _Wide()
+    try:
+        yield
+    finally:
+        for file in files:
+            file.torch = torch
