@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residuum.capture.plan import Example, Planner, batches_by_length, repeat_key, text_hash
+from residuum.capture.plan import Example, Mark, Planner, batches_by_length, repeat_key, text_hash
 from residuum.capture.tokenise import TokenisedText
 
 ORIGIN = pa.table({"text": ["x"]})
@@ -78,7 +78,7 @@ def test_the_plan_is_the_same_every_time(items, batch_tokens):
 def test_appended_examples_follow_those_known():
     first, second = example(3, 1), example(4, 2)
     known = {repeat_key(first.content_hash, None): (20, 5)}
-    planner = Planner(100, known=known, next_example=9, next_row=50, next_example_row=7)
+    planner = Planner(100, known=known, behind=Mark(9, 50, 7))
     [group] = planner.groups([first, second])
     assert [(p.example, p.first_row, p.example_row, p.repeat) for p in group.placed] == [
         (9, 20, 5, True),

@@ -7,54 +7,66 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from residuum.capture.adapters import adapter_for
-from residuum.capture.ledger import Ledger, Mark
 from residuum.capture.plan import Example, Planner, text_hash
 from residuum.capture.progress import Quiet
 from residuum.capture.session import Session, Start
-from residuum.capture.sink import TARGET, RowSink
+from residuum.capture.sink import RowSink
 from residuum.capture.tables import TableLayout
 from residuum.capture.tokenise import TokenisedText
 from residuum.capture.tracer import Tracer
 from residuum.errors import CaptureError
-from residuum.sites import RowSpace, Site
+from residuum.sites import Site
+from residuum.store.pending import Pending
+from residuum.store.writer import TARGET
 
 LENGTHS = [5, 2, 7, 5, 1, 3, 7, 4]
 SITES = [Site.RESID_POST, Site.Z, Site.PATTERN, Site.RESID_FINAL]
 
 
 class MemoryWriter:
-    """Keeps rows by array, layer and row; shards of ``shard_rows`` seal as soon as they are full."""
+    """Keeps rows by site, layer and row; shards of ``shard_rows`` seal as soon as they are full."""
 
-    def __init__(self, shard_rows: int = 4) -> None:
+    def __init__(self, shard_rows: int = 4, n_example: int = 0) -> None:
         self.rows: dict[tuple[str, int | None], dict[int, np.ndarray]] = {}
         self.commits: list[dict] = []
-        self.bad: list[tuple[str, int | None, int, int]] = []
         self.shard_rows = shard_rows
+        self.n_example = n_example
+        self.pending = Pending(n_example)
 
-    def write(self, path, layer, src, runs):
-        array = self.rows.setdefault((path, layer), {})
+    def write(self, site, layer, values, runs):
+        array = self.rows.setdefault((str(site), layer), {})
         for src_row, dst_row, n in runs:
             for i in range(n):
-                array[int(dst_row) + i] = src[int(src_row) + i].copy()
-        if src.dtype.kind == "f" and not np.isfinite(src).all():
-            self.bad = [(path, layer, int(np.isnan(src).sum()), int(np.isinf(src).sum()))]
+                array[int(dst_row) + i] = values[int(src_row) + i].copy()
 
-    def sealed_rows(self, space):
-        assert space is RowSpace.TOKEN
+    def add_examples(self, table):
+        self.pending.add_examples(table)
+
+    def add_tokens(self, table):
+        self.pending.add_tokens(table)
+
+    def n_committable(self):
         lengths = []
         for rows in self.rows.values():
             n = next((i for i in range(len(rows) + 1) if i not in rows), 0)
             lengths.append(n // self.shard_rows * self.shard_rows)
-        return min(lengths, default=0)
+        return self.pending.n_below({"token": min(lengths, default=0)})
 
     def nonfinite(self):
-        return self.bad
+        return []
 
-    def commit(self, **what):
-        self.commits.append(what)
+    def commit(self, *, complete=False, publish_tail=False, resume):  # noqa: ARG002
+        everything = complete or publish_tail
+        n = self.n_example + len(self.pending.example_end) if everything else self.n_committable()
+        rows = self.pending.end(n)["token"]
+        tables = self.pending.take(n)
+        kept = {"n_example": n, "token_rows": rows, "tables": tables}
+        self.commits.append({**kept, "complete": complete, "publish_tail": publish_tail})
+        self.n_example = n
+        return len(self.commits)
 
-    def array(self, path, layer):
-        rows = self.rows[path, layer]
+    def array(self, site, layer):
+        rows = self.rows[site, layer]
         assert sorted(rows) == list(range(len(rows))), "every row once, none left out"
         return np.stack([rows[i] for i in range(len(rows))])
 
@@ -94,7 +106,7 @@ def session(model, writer, start=None, sites=SITES, **settings):
         sink=sink,
         planner=Planner(1),
         layout=layout,
-        start=start or Start(Mark(0, 0, 0), 0, 0),
+        start=start or Start(),
         resume={"segments": []},
         reporter=Quiet(),
         **settings,
@@ -105,7 +117,9 @@ def alone(model, ids):
     """resid_post of one example by itself, ``[layer, token, d_model]``."""
     seen = []
     hooks = [
-        block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
         for block in model.transformer.h
     ]
     with torch.no_grad():
@@ -119,7 +133,7 @@ def test_rows_are_those_of_each_example_alone(model):
     writer, items = MemoryWriter(), examples()
     outcome = session(model, writer).run(items)
     assert outcome.n_example == len(items)
-    got = np.stack([writer.array("activations/resid_post", layer) for layer in range(3)])
+    got = np.stack([writer.array("resid_post", layer) for layer in range(3)])
     unique = list({e.content_hash: e for e in items}.values())
     want = np.concatenate([alone(model, e.content.ids) for e in unique], axis=1)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -128,7 +142,7 @@ def test_rows_are_those_of_each_example_alone(model):
 def test_pattern_is_as_wide_as_the_store_and_sums_to_one(model):
     writer = MemoryWriter()
     session(model, writer).run(examples())
-    pattern = writer.array("activations/pattern", 1)
+    pattern = writer.array("pattern", 1)
     assert pattern.shape[1:] == (5, 7)
     np.testing.assert_allclose(pattern.sum(-1), 1, atol=1e-5)
 
@@ -143,8 +157,8 @@ def test_marked_positions_alone_are_written(model):
     every, some = MemoryWriter(), MemoryWriter()
     session(model, every).run(examples([5, 2]))
     session(model, some).run(examples([5, 2], positions=[[1, 4], []]))
-    got = some.array("activations/resid_post", 2)
-    np.testing.assert_array_equal(got, every.array("activations/resid_post", 2)[[1, 4]])
+    got = some.array("resid_post", 2)
+    np.testing.assert_array_equal(got, every.array("resid_post", 2)[[1, 4]])
 
 
 def test_tables_are_committed_with_their_rows(model):
@@ -157,8 +171,13 @@ def test_tables_are_committed_with_their_rows(model):
     assert written.column("example").to_pylist() == list(range(len(items)))
     assert written.column("text").to_pylist() == [f"t{i}" for i in range(len(items))]
     tokens = pa.concat_tables([t["tokens"] for t in tables])
-    first = dict(zip(*(written.column(c).to_pylist() for c in ("example", "first_row")), strict=True))
-    rows = [first[e] + t for e, t in zip(*(tokens.column(c).to_pylist() for c in ("example", "token")), strict=True)]
+    first = dict(
+        zip(*(written.column(c).to_pylist() for c in ("example", "first_row")), strict=True)
+    )
+    rows = [
+        first[e] + t
+        for e, t in zip(*(tokens.column(c).to_pylist() for c in ("example", "token")), strict=True)
+    ]
     assert tokens.column("row").to_pylist() == rows
     for commit, n in [(c, c["n_example"]) for c in writer.commits]:
         ends = [first[i] + LENGTHS[i] for i in range(n)]
@@ -169,26 +188,26 @@ def test_a_sitting_goes_on_where_the_last_commit_was(model):
     whole, items = MemoryWriter(), examples()
     complete = session(model, whole).run(items)
     committed = whole.commits[0]
-    mark = Mark(committed["n_example"], committed["token_rows"], 4)
-    hashes = [e.content_hash.hex() for e in items[: mark.n_example]]
-    rest = MemoryWriter()
-    again = session(model, rest, Start(mark, mark.token_rows, 0, hashes))
+    n, rows = committed["n_example"], committed["token_rows"]
+    hashes = [e.content_hash.hex() for e in items[:n]]
+    rest = MemoryWriter(n_example=n)
+    again = session(model, rest, Start(0, n, rows, 0, hashes))
     outcome = again.run(items)
     assert 0 < outcome.n_forward < complete.n_forward
-    for key, rows in rest.rows.items():
-        for row, value in rows.items():
+    for key, array in rest.rows.items():
+        for row, value in array.items():
             np.testing.assert_array_equal(value, whole.rows[key][row])
-    assert set(range(mark.token_rows, 22)) <= set(rest.rows["activations/z", 0])
+    assert set(range(rows, 22)) <= set(rest.rows["z", 0])
     tables = [c["tables"]["examples"] for c in rest.commits if c["tables"]]
-    assert pa.concat_tables(tables).column("example").to_pylist() == list(range(mark.n_example, 8))
+    assert pa.concat_tables(tables).column("example").to_pylist() == list(range(n, 8))
 
 
 def test_other_inputs_are_noticed_by_their_row(model):
     items = examples()
-    start = Start(Mark(2, 7, 2), 7, 0, [items[0].content_hash.hex(), "00"])
+    start = Start(0, 2, 7, 0, [items[0].content_hash.hex(), "00"])
     with pytest.raises(CaptureError, match="row 1 of the inputs is not what it was"):
         session(model, MemoryWriter(), start).run(items)
-    start = Start(Mark(4, 14, 3), 14, 0, [e.content_hash.hex() for e in items[:4]])
+    start = Start(0, 4, 14, 0, [e.content_hash.hex() for e in items[:4]])
     with pytest.raises(CaptureError, match="inputs end before"):
         session(model, MemoryWriter(), start).run(items[:2])
 
@@ -196,14 +215,15 @@ def test_other_inputs_are_noticed_by_their_row(model):
 def test_nonfinite_activations_are_counted_and_not_committed(model):
     class Broken(MemoryWriter):
         def nonfinite(self):
-            return [("activations/z", 2, 3, 1)]
+            return [("z", 2, 3, 1)]
 
     writer = Broken()
     with pytest.raises(CaptureError, match=r"z layer 2 \(3 NaN, 1 infinite\).*--allow-nonfinite"):
         session(model, writer).run(examples())
     assert writer.commits == []
-    session(model, writer, allow_nonfinite=True).run(examples())
-    assert writer.commits[-1]["complete"]
+    allowed = Broken()
+    session(model, allowed, allow_nonfinite=True).run(examples())
+    assert allowed.commits[-1]["complete"]
 
 
 def test_interrupt_publishes_what_is_complete(model):
@@ -211,9 +231,9 @@ def test_interrupt_publishes_what_is_complete(model):
     import signal
 
     class Interrupting(MemoryWriter):
-        def write(self, path, layer, src, runs):
-            super().write(path, layer, src, runs)
-            if path == TARGET and len(self.rows[path, None]) > 10:
+        def write(self, site, layer, values, runs):
+            super().write(site, layer, values, runs)
+            if site == TARGET and len(self.rows[site, None]) > 10:
                 os.kill(os.getpid(), signal.SIGINT)
 
     writer = Interrupting(shard_rows=1000)
@@ -226,17 +246,3 @@ def test_interrupt_publishes_what_is_complete(model):
     assert 0 < outcome.n_example < len(many)
     assert [(c["complete"], c["publish_tail"]) for c in writer.commits] == [(False, True)]
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_ledger_counts_repeats_as_no_rows():
-    placed = [p for g in Planner(100).groups(examples([2, 3, 2, 1])) for p in g.placed]
-    ledger = Ledger(Mark(0, 0, 0))
-    ledger.add(placed)
-    assert ledger.end == Mark(4, 6, 3)
-    assert ledger.within(5, None) == Mark(3, 5, 2)
-    assert ledger.within(4, None) == Mark(1, 2, 1)
-    assert ledger.within(5, 1) == Mark(1, 2, 1)
-    ledger.commit(ledger.within(5, None))
-    assert ledger.committed == Mark(3, 5, 2)
-    assert ledger.within(5, None) == Mark(3, 5, 2)
-    assert ledger.end == Mark(4, 6, 3)

@@ -97,6 +97,15 @@ def repeat_key(content_hash: bytes, positions: NDArray[np.int32] | None) -> byte
     ).digest()
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A prefix of the examples: their number, and the rows they take up in both row spaces."""
+
+    n_example: int
+    token_rows: int
+    example_rows: int
+
+
 class Planner:
     """Places examples behind those that a store has already.
 
@@ -107,18 +116,16 @@ class Planner:
         self,
         batch_tokens: int,
         *,
+        behind: Mark = Mark(0, 0, 0),
         known: dict[bytes, tuple[int, int]] | None = None,
-        next_example: int = 0,
-        next_row: int = 0,
-        next_example_row: int = 0,
         marked: bool = False,
     ) -> None:
-        """Start behind ``next_example`` examples that take up the given numbers of rows."""
+        """Start behind some examples; ``marked`` says that positions differ between repeats."""
         self._batch_tokens = batch_tokens
         self._known = {} if known is None else known
-        self._example = next_example
-        self._row = next_row
-        self._example_row = next_example_row
+        self._example = behind.n_example
+        self._row = behind.token_rows
+        self._example_row = behind.example_rows
         self._marked = marked
 
     def groups(self, examples: Iterable[Example]) -> Iterator[Group]:

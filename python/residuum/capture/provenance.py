@@ -11,6 +11,7 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from residuum.capture.plan import Mark
 from residuum.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -80,14 +81,22 @@ def capture_facts(
     }
 
 
-def segment(inputs: Inputs, *, example: int, token_row: int, example_row: int) -> Json:
+def segment(inputs: Inputs, start: Mark) -> Json:
     """A sitting's inputs, and the example and rows that it starts at."""
     return {
         "inputs": {"name": inputs.name, "sha256": inputs.digest, "records": inputs.n_record},
-        "example": example,
-        "token_row": token_row,
-        "example_row": example_row,
+        "start": {
+            "example": start.n_example,
+            "token_row": start.token_rows,
+            "example_row": start.example_rows,
+        },
     }
+
+
+def segment_start(record: Mapping[str, Any]) -> Mark:
+    """Where a recorded segment starts."""
+    start = record["start"]
+    return Mark(start["example"], start["token_row"], start["example_row"])
 
 
 def check_same(store: Path, old: Mapping[str, Any], model: Json, capture: Json) -> None:

@@ -1,7 +1,7 @@
 """One sitting of a capture: batches through the model, rows to the writer, commits on the way.
 
     ExampleSource ─▶ Planner ─▶ batch ─▶ Tracer ─▶ RowSink ─▶ StoreWriter
-                        └──▶ tables ─▶ PendingTables ──────────▶ commit
+                        └──▶ TableLayout ─▶ tables ───────────────▶ commit
 
 A commit is made behind a group of batches when shards were sealed since the last one; it shows the
 examples that lie wholly in sealed shards. What was captured beyond is captured again after a crash.
@@ -12,16 +12,13 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from residuum.capture import images
-from residuum.capture.ledger import Ledger, Mark
 from residuum.capture.sink import BatchSink, RowSink, RowWriter
-from residuum.capture.tables import PendingTables, TableLayout
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import CaptureError
-from residuum.sites import RowSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,43 +29,52 @@ if TYPE_CHECKING:
 
     from residuum.capture.plan import Example, Group, Placed, Planner
     from residuum.capture.progress import Reporter
+    from residuum.capture.tables import TableLayout
     from residuum.capture.tracer import Batch, Tracer
 
 Json = dict[str, Any]
 
 
 class CaptureWriter(RowWriter, Protocol):
-    """What a sitting needs of a store's writer."""
+    """What a sitting needs of a store's writer; see ``residuum.store.StoreWriter``."""
 
-    def sealed_rows(self, space: RowSpace) -> int:
-        """Rows up to which every array of a row space is in shards on disk."""
+    @property
+    def n_example(self) -> int:
+        """Examples in the last commit."""
+
+    def add_examples(self, table: pa.Table) -> None:
+        """Queue rows of the table of examples."""
+
+    def add_tokens(self, table: pa.Table) -> None:
+        """Queue rows of the table of tokens."""
+
+    def n_committable(self) -> int:
+        """Number of examples whose rows all lie in finished shards."""
 
     def nonfinite(self) -> list[tuple[str, int | None, int, int]]:
-        """(array path, layer, NaN, infinite) counts of what was written, where there are any."""
+        """(site, layer, NaN, infinite) counts of what was written, where there are any."""
 
-    def commit(
-        self,
-        *,
-        token_rows: int,
-        example_rows: int,
-        n_example: int,
-        tables: dict[str, pa.Table],
-        complete: bool,
-        publish_tail: bool,
-        resume: Json,
-    ) -> None:
-        """Make what was written durable and visible up to the given rows."""
+    def commit(self, *, complete: bool = False, publish_tail: bool = False, resume: Json) -> int:
+        """Make queued examples durable and visible: those in finished shards, or all of them."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a sitting starts: what is committed, and what published shards hold (no less)."""
+    """Where a sitting starts.
 
-    committed: Mark
-    token_rows: int
-    example_rows: int
+    Attributes:
+        first_example: number of the first example that the inputs give.
+        n_example: examples that are committed.
+        token_rows: rows of the token space in published shards, which need not be computed again.
+        example_rows: likewise of the example space.
+        content_hashes: those of the committed examples from ``first_example`` on, in order.
+    """
+
+    first_example: int = 0
+    n_example: int = 0
+    token_rows: int = 0
+    example_rows: int = 0
     content_hashes: Sequence[str] = ()
-    """Content hashes of the committed examples of the segment that goes on, in order."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,7 @@ class Session:
     reporter: Reporter
     prepare_images: Callable[[list[Any]], list[torch.Tensor]] | None = None
     allow_nonfinite: bool = False
-    first_example: int = 0
-    """Number of the first example that the source gives."""
-
     n_forward: int = 0
-    _pending: PendingTables = field(default_factory=PendingTables)
     _seen: int = 0
     _stop: bool = False
 
@@ -108,25 +110,24 @@ class Session:
         Raises:
             CaptureError: NaN or infinite activations, or other inputs than at the start.
         """
-        self._ledger = Ledger(self.start.committed)
         with self._stop_on_interrupt():
             for group in self.planner.groups(examples):
                 self._capture(group)
                 self._seen = group.placed[-1].example + 1
                 if self._stop:
-                    return self._interrupted()
-                self._commit_sealed()
-        if self._seen < self.start.committed.n_example:
-            message = (
-                "the inputs end before what was captured of them: resume with the same inputs."
-            )
+                    self._commit(publish_tail=True)
+                    return Outcome(self.writer.n_example, self.n_forward, interrupted=True)
+                if self.writer.n_committable() > self.writer.n_example:
+                    self._commit()
+        if self._seen < self.start.n_example:
+            message = "the inputs end before what was captured of them: resume with the same ones."
             raise CaptureError(message)
-        self._commit(self._ledger.end, complete=True, publish_tail=True)
-        return Outcome(self._ledger.end.n_example, self.n_forward, interrupted=False)
+        self._commit(complete=True)
+        return Outcome(self.writer.n_example, self.n_forward, interrupted=False)
 
     def _capture(self, group: Group) -> None:
         self._check_unchanged(group.placed)
-        new = [p for p in group.placed if p.example >= self.start.committed.n_example]
+        new = [p for p in group.placed if p.example >= self.start.n_example]
         last: BatchSink | None = None
         for planned in group.batches:
             batch = [p for p in planned if self.layout.example_rows or len(p.item.positions)]
@@ -142,8 +143,8 @@ class Session:
         if last is not None:
             last.drain()
         if new:
-            self._pending.add(self.layout.examples(new), self.layout.tokens(new))
-            self._ledger.add(new)
+            self.writer.add_examples(self.layout.examples(new))
+            self.writer.add_tokens(self.layout.tokens(new))
             self.reporter.advance(examples=sum(p.repeat for p in new), rows=0, n_bytes=0)
 
     def _forward(self, placed: list[Placed]) -> BatchSink:
@@ -183,7 +184,7 @@ class Session:
 
     def _check_unchanged(self, placed: Iterable[Placed]) -> None:
         for one in placed:
-            index = one.example - self.first_example
+            index = one.example - self.start.first_example
             if index >= len(self.start.content_hashes):
                 return
             if self.start.content_hashes[index] != one.item.content_hash.hex():
@@ -193,41 +194,17 @@ class Session:
                 )
                 raise CaptureError(message)
 
-    def _commit_sealed(self) -> None:
-        sealed = self._ledger.within(
-            self.writer.sealed_rows(RowSpace.TOKEN) if self.layout.token_rows else None,
-            self.writer.sealed_rows(RowSpace.EXAMPLE) if self.layout.example_rows else None,
-        )
-        if sealed.n_example > self._ledger.committed.n_example:
-            self._commit(sealed, complete=False, publish_tail=False)
-
-    def _commit(self, mark: Mark, *, complete: bool, publish_tail: bool) -> None:
+    def _commit(self, *, complete: bool = False, publish_tail: bool = False) -> None:
         self._check_finite()
-        tables = self._pending.take(mark.n_example)
-        self.writer.commit(
-            token_rows=mark.token_rows,
-            example_rows=mark.example_rows,
-            n_example=mark.n_example,
-            tables={} if tables is None else {"examples": tables[0], "tokens": tables[1]},
-            complete=complete,
-            publish_tail=publish_tail,
-            resume=self.resume,
-        )
-        self._ledger.commit(mark)
-
-    def _interrupted(self) -> Outcome:
-        if self._ledger.end.n_example > self._ledger.committed.n_example:
-            self._commit(self._ledger.end, complete=False, publish_tail=True)
-        return Outcome(self._ledger.committed.n_example, self.n_forward, interrupted=True)
+        self.writer.commit(complete=complete, publish_tail=publish_tail, resume=self.resume)
 
     def _check_finite(self) -> None:
         found = [] if self.allow_nonfinite else self.writer.nonfinite()
         if not found:
             return
         places = [
-            f"{path.removeprefix('activations/')}{'' if layer is None else f' layer {layer}'} "
-            f"({nan} NaN, {infinite} infinite)"
-            for path, layer, nan, infinite in found
+            f"{site}{'' if layer is None else f' layer {layer}'} ({nan} NaN, {infinite} infinite)"
+            for site, layer, nan, infinite in found
         ]
         listed = ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
         message = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from residuum.capture.positions import Positions
 from residuum.errors import CaptureError, InputError
@@ -12,6 +12,8 @@ from residuum.sites import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from residuum.store.plan import Codec, Dtype
 
 DTYPES = ("float32", "float16", "bfloat16")
 CODECS = ("none", "zstd")
@@ -44,12 +46,12 @@ class Settings:
     sites: tuple[Site, ...]
     layers: tuple[int, ...] | None
     positions: Positions
-    dtype: str | None
+    dtype: Dtype | None
     batch_tokens: int
     memory_bytes: int
     shard_rows: int
     chunk_rows: int | None
-    codec: str
+    codec: Codec
     allow_nonfinite: bool
 
     @classmethod
@@ -93,12 +95,12 @@ class Settings:
             sites=tuple(site for site in Site if site in wanted),
             layers=parse_layers(layers),
             positions=Positions.parse(positions),
-            dtype=dtype,
+            dtype=cast("Dtype | None", dtype),
             batch_tokens=batch_tokens,
             memory_bytes=parse_memory(memory),
             shard_rows=shard_rows,
             chunk_rows=chunk_rows,
-            codec=codec,
+            codec=cast("Codec", codec),
             allow_nonfinite=allow_nonfinite,
         )
 

@@ -8,13 +8,15 @@ hands a batch to the writer, and is called when the next batch has been launched
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import ml_dtypes
 import numpy as np
 import torch
 
 from residuum.capture.tokenise import TokenisedText
 from residuum.sites import RowSpace, Site
+from residuum.store.writer import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
     from residuum.capture.plan import Placed
 
-TARGET = "index/target"
-
 TORCH_DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -32,13 +32,21 @@ TORCH_DTYPES = {
 }
 
 
+_ROUNDED_BY_WRITER = (torch.float32, torch.float64)
+"""What the writer rounds to the stored dtype while it copies, which saves a pass over memory."""
+
+
 class RowWriter(Protocol):
     """What a sink needs of a store's writer."""
 
     def write(
-        self, path: str, layer: int | None, src: NDArray[np.generic], runs: NDArray[np.int64]
+        self,
+        site: Site | str,
+        layer: int | None,
+        values: NDArray[Any],
+        runs: NDArray[np.int64],
     ) -> None:
-        """Copy rows of ``src`` ``[row, ...]``; ``runs`` is ``[run, (src_row, dst_row, n)]``."""
+        """Copy rows of ``values`` ``[row, ...]``; ``runs`` is ``[run, (src_row, dst_row, n)]``."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,9 @@ def _runs(src: NDArray[np.int64], dst: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Fetch:
-    """Rows on their way: an array path, a layer, a host tensor ``[row, ...]`` and its runs."""
+    """Rows on their way: a site, a layer, a host tensor ``[row, ...]`` and its runs."""
 
-    path: str
+    site: Site
     layer: int | None
     tensor: torch.Tensor
     runs: NDArray[np.int64]
@@ -143,32 +151,34 @@ class BatchSink:
     def __call__(self, site: Site, layer: int | None, tensor: torch.Tensor) -> None:
         """Take one site's tensor, ``[example, token, ...]``, or ``[example, ...]`` if pooled."""
         sink, rows = self._sink, self._rows
-        path, dtype = f"activations/{site}", sink.dtypes[site]
+        dtype = sink.dtypes[site]
         if site.row_space is RowSpace.EXAMPLE:
-            self._send(path, layer, tensor.to(dtype).contiguous(), rows.pooled)
+            self._send(site, layer, tensor.to(dtype).contiguous(), rows.pooled)
             return
         missing = sink.n_key - tensor.shape[-1] if "key" in site.axes else 0
+        if not sink.cuda and tensor.dtype in _ROUNDED_BY_WRITER:
+            dtype = tensor.dtype
         if tensor.is_contiguous() and tensor.dtype == dtype and not missing and not sink.cuda:
-            self._send(path, layer, tensor.flatten(0, 1), rows.padded)
+            self._send(site, layer, tensor.flatten(0, 1), rows.padded)
             return
         example, token = (torch.from_numpy(i).to(tensor.device) for i in (rows.example, rows.token))
         packed = tensor[example, token].to(dtype)
         if missing:
             packed = torch.nn.functional.pad(packed, (0, missing))
-        self._send(path, layer, packed.contiguous(), rows.packed)
+        self._send(site, layer, packed.contiguous(), rows.packed)
 
     def _send(
-        self, path: str, layer: int | None, tensor: torch.Tensor, runs: NDArray[np.int64]
+        self, site: Site, layer: int | None, tensor: torch.Tensor, runs: NDArray[np.int64]
     ) -> None:
         if len(runs) == 0:
             return
         self.n_bytes += int(runs[:, 2].sum()) * tensor[0].numel() * tensor.element_size()
         if not self._sink.cuda:
-            self._sink.writer.write(path, layer, to_numpy(tensor), runs)
+            self._sink.writer.write(site, layer, host_array(tensor), runs)
             return
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
-        self._fetches.append(_Fetch(path, layer, host, runs))
+        self._fetches.append(_Fetch(site, layer, host, runs))
 
     def launched(self) -> None:
         """Note that the model has been told all of this batch; a GPU may still be at it."""
@@ -181,13 +191,13 @@ class BatchSink:
         if self._fetched is not None:
             self._fetched.synchronize()
         for fetch in self._fetches:
-            self._sink.writer.write(fetch.path, fetch.layer, to_numpy(fetch.tensor), fetch.runs)
+            self._sink.writer.write(fetch.site, fetch.layer, host_array(fetch.tensor), fetch.runs)
         self._fetches.clear()
 
 
-def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """A host tensor as an array without a copy; bfloat16 as its bits, uint16."""
+def host_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor in host memory as an array, without a copy; bfloat16 is ``ml_dtypes.bfloat16``."""
     if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    array: NDArray[np.generic] = tensor.detach().numpy()
+        return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    array: NDArray[Any] = tensor.detach().numpy()
     return array

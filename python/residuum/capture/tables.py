@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from residuum.capture.tokenise import TokenisedText
 from residuum.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -132,38 +132,6 @@ class TableLayout:
             ]
         )
         return [ids, self.vocabulary.take(ids), _nullable(spans[:, 0]), _nullable(spans[:, 1])]
-
-
-@dataclass
-class PendingTables:
-    """Rows of both tables that no commit has taken yet, oldest first."""
-
-    examples: list[pa.Table] = field(default_factory=list)
-    tokens: list[pa.Table] = field(default_factory=list)
-
-    def add(self, examples: pa.Table, tokens: pa.Table) -> None:
-        """Queue the rows of consecutive examples."""
-        self.examples.append(examples)
-        self.tokens.append(tokens)
-
-    def take(self, n_example: int) -> tuple[pa.Table, pa.Table] | None:
-        """Remove and return the rows of examples before number ``n_example``, if any."""
-        taken = [list(_split(tables, n_example)) for tables in (self.examples, self.tokens)]
-        (examples, self.examples), (tokens, self.tokens) = taken
-        if not examples:
-            return None
-        return pa.concat_tables(examples), pa.concat_tables(tokens)
-
-
-def _split(tables: list[pa.Table], n_example: int) -> Iterator[list[pa.Table]]:
-    """The rows whose example is below ``n_example``, then the others."""
-    before, behind = [], []
-    for table in tables:
-        n = int(np.searchsorted(table.column("example").to_numpy(), n_example))
-        before.append(table.slice(0, n))
-        behind.append(table.slice(n))
-    for half in (before, behind):
-        yield [t for t in half if t.num_rows]
 
 
 def _user_columns(placed: Sequence[Placed], user: pa.Schema) -> list[pa.ChunkedArray]:

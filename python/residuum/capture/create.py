@@ -1,0 +1,61 @@
+"""A new store: built beside its place, moved there when it can be opened."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from typing import TYPE_CHECKING
+
+from residuum.capture.readout import readout
+from residuum.capture.sink import host_array
+from residuum.store.plan import ArrayPlan
+from residuum.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from residuum.capture.job import Job
+
+
+def create(job: Job) -> None:
+    """Make the job's store with its arrays, weights and first, empty commit.
+
+    The folder appears in one step: whoever sees it can open it.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    draft = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.draft")
+    try:
+        _fill(job, draft)
+        draft.rename(job.path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def discard(path: Path) -> None:
+    """Remove a store that holds nothing."""
+    shutil.rmtree(path)
+
+
+def _fill(job: Job, path: Path) -> None:
+    cut = job.settings
+    writer = StoreWriter.create(
+        path,
+        model=job.loaded.facts,
+        capture=job.facts,
+        arrays=[
+            ArrayPlan(site, shape.n_layer, shape.layers, shape.inner, job.dtypes[site])
+            for site, shape in job.shapes.items()
+        ],
+        target=job.vocabulary is not None and job.layout.token_rows,
+        shard_rows=cut.shard_rows,
+        chunk_rows=cut.chunk_rows,
+        codec=cut.codec,
+    )
+    with writer:
+        weights = readout(job.loaded.model, job.loaded.adapter).weights
+        writer.write_weights({name: host_array(tensor) for name, tensor in weights.items()})
+        if job.vocabulary is not None:
+            writer.write_vocabulary(job.vocabulary)

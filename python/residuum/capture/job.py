@@ -1,0 +1,156 @@
+"""A capture with everything checked that can be checked before it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from residuum.capture import provenance
+from residuum.capture.examples import ExampleSource, Survey
+from residuum.capture.tables import TableLayout
+from residuum.capture.tokenise import LengthRule, Tokeniser
+from residuum.capture.tracer import SiteShape, Tracer
+from residuum.capture.vocabulary import token_texts
+from residuum.errors import InputError
+from residuum.sites import RowSpace, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import PIL.Image
+    import torch
+
+    from residuum.capture.inputs import Inputs
+    from residuum.capture.model import LoadedModel
+    from residuum.capture.settings import Settings
+    from residuum.store.plan import Dtype
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a capture needs to run.
+
+    Attributes:
+        path: the store.
+        shapes: how each site is stored, but for its dtype, which is in ``dtypes``.
+        n_key: width of the key axis: the longest example, or for a stream the longest possible.
+        vocabulary: the text of every token id; None for images.
+        facts: the settings as a store remembers them.
+    """
+
+    path: Path
+    settings: Settings
+    inputs: Inputs
+    loaded: LoadedModel
+    tracer: Tracer
+    source: ExampleSource
+    survey: Survey | None
+    shapes: dict[Site, SiteShape]
+    dtypes: dict[Site, Dtype]
+    n_key: int
+    vocabulary: list[str] | None
+    layout: TableLayout
+    facts: dict[str, Any]
+
+    @classmethod
+    def prepare(
+        cls,
+        path: Path,
+        settings: Settings,
+        inputs: Inputs,
+        loaded: LoadedModel,
+        lengths: LengthRule,
+    ) -> Job:
+        """Bring settings, inputs and model together, and walk the inputs once (not a stream).
+
+        Raises:
+            InputError: an input that cannot be captured.
+            SiteError: a site or layer that the model does not have.
+        """
+        tracer = Tracer(loaded.model, loaded.adapter, settings.sites, settings.layers)
+        context = tracer.dims.context
+        rule = LengthRule(context, lengths.truncate, lengths.window, lengths.stride)
+        vocabulary = None
+        if loaded.tokenizer is not None:
+            vocabulary = token_texts(loaded.tokenizer, tracer.dims.d_vocab)
+        layout = _layout(settings, inputs, rule, vocabulary)
+        source = ExampleSource(
+            inputs,
+            settings.positions,
+            tokeniser=None if loaded.tokenizer is None else Tokeniser(loaded.tokenizer, rule),
+            image_tokens=context if loaded.tokenizer is None else None,
+        )
+        survey = source.survey()
+        n_key = survey.longest if survey is not None else rule.window or context
+        shapes = tracer.shapes(n_key)
+        dtype = settings.dtype or _computed_dtype(loaded)
+        return cls(
+            path=path,
+            settings=settings,
+            inputs=inputs,
+            loaded=loaded,
+            tracer=tracer,
+            source=source,
+            survey=survey,
+            shapes=shapes,
+            dtypes={site: stored_dtype(site, dtype) for site in shapes},
+            n_key=n_key,
+            vocabulary=vocabulary,
+            layout=layout,
+            facts=provenance.capture_facts(
+                settings,
+                rule,
+                inputs,
+                layers=tracer.layers,
+                dtype=dtype,
+                device=str(_device(loaded)),
+            ),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return _device(self.loaded)
+
+    def images(self, pictures: Sequence[PIL.Image.Image]) -> list[torch.Tensor]:
+        """Pixel values ``[channel, height, width]`` as the model's processor makes them."""
+        processed = self.loaded.image_processor(images=list(pictures), return_tensors="pt")
+        return list(processed["pixel_values"])
+
+
+def stored_dtype(site: Site, dtype: Dtype) -> Dtype:
+    """What a site is stored as; norm scales are few and divide everything, so they stay float32."""
+    return "float32" if site is Site.NORM_SCALE else dtype
+
+
+def _layout(
+    settings: Settings, inputs: Inputs, rule: LengthRule, vocabulary: list[str] | None
+) -> TableLayout:
+    spaces = {site.row_space for site in settings.sites}
+    layout = TableLayout(
+        user=inputs.schema,
+        windowed=rule.window is not None,
+        vocabulary=None if vocabulary is None else pa.array(vocabulary, pa.string()),
+        token_rows=RowSpace.TOKEN in spaces,
+        example_rows=RowSpace.EXAMPLE in spaces,
+    )
+    layout.check()
+    return layout
+
+
+def _computed_dtype(loaded: LoadedModel) -> Dtype:
+    dtype: str = loaded.facts["dtype"]
+    if dtype == "float64":
+        message = (
+            "the model computes in float64, which a store does not hold: say what to store with "
+            "--dtype float32 (dtype=)."
+        )
+        raise InputError(message)
+    return cast("Dtype", dtype)
+
+
+def _device(loaded: LoadedModel) -> torch.device:
+    return next(loaded.model.parameters()).device

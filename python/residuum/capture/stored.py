@@ -1,0 +1,111 @@
+"""What an unfinished or finished store says to a capture that goes on with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from residuum.capture.plan import Mark, repeat_key
+from residuum.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store at its last commit.
+
+    ``committed`` is what readers see; published shards may hold more rows than that.
+    """
+
+    store: Store
+    attributes: Json
+    record: Json
+
+    @classmethod
+    def read(cls, path: Path) -> Stored:
+        """Open a store.
+
+        Raises:
+            StoreError: it is damaged, or of a newer format.
+        """
+        store = Store(path)
+        return cls(store, store.attributes, store.commit_record)
+
+    @property
+    def settings(self) -> Json:
+        """The settings that it was captured with."""
+        settings: Json = self.attributes["capture"]
+        return settings
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last capture into it came to its end."""
+        return bool(self.record["complete"])
+
+    @property
+    def segments(self) -> list[Json]:
+        """Its inputs, one segment for each capture; empty before rows were committed."""
+        return list((self.record["resume"] or {}).get("segments", []))
+
+    @property
+    def committed(self) -> Mark:
+        """The examples and rows of the last commit."""
+        rows = self.record["rows"]
+        return Mark(self.record["n_example"], rows["token"], rows["example"])
+
+    @property
+    def physical_token_rows(self) -> int:
+        """Rows of the token space in published shards."""
+        return int(self.record["physical_rows"]["token"])
+
+    @property
+    def physical_example_rows(self) -> int:
+        """Rows of the example space in published shards."""
+        return int(self.record["physical_rows"]["example"])
+
+    def content_hashes(self, first: int) -> list[str]:
+        """Content hashes of the examples from number ``first`` on, in order."""
+        if first >= self.committed.n_example:
+            return []
+        table = self._examples(["example", "content_hash"])
+        hashes: list[str] = table.column("content_hash").to_pylist()[first:]
+        return hashes
+
+    def known(self, before: int) -> dict[bytes, tuple[int, int]]:
+        """Where examples before number ``before`` are: repeat key to (first_row, example_row)."""
+        if before == 0:
+            return {}
+        table = self._examples(["example", "content_hash", "first_row", "example_row"])
+        table = table.slice(0, before)
+        marked = self.settings["positions"].startswith("column:")
+        positions = self._positions() if marked else None
+        known: dict[bytes, tuple[int, int]] = {}
+        for row in table.to_pylist():
+            kept = None if positions is None else positions.get(row["example"], _NONE_KEPT)
+            key = repeat_key(bytes.fromhex(row["content_hash"]), kept)
+            known.setdefault(key, (row["first_row"] or 0, row["example_row"] or 0))
+        return known
+
+    def _examples(self, columns: list[str]) -> pa.Table:
+        return self.store.examples.to_table(columns=columns).sort_by("example")
+
+    def _positions(self) -> dict[int, np.ndarray[Any, np.dtype[np.int32]]]:
+        """Stored positions of every example that has some."""
+        tokens = self.store.tokens.to_table(columns=["example", "token", "row"])
+        tokens = tokens.filter(pc.is_valid(tokens.column("row")))
+        tokens = tokens.sort_by([("example", "ascending"), ("token", "ascending")])
+        example = tokens.column("example").to_numpy()
+        token = tokens.column("token").to_numpy().astype(np.int32)
+        starts = np.flatnonzero(np.diff(example, prepend=-1))
+        return dict(zip(example[starts].tolist(), np.split(token, starts[1:]), strict=True))
+
+
+_NONE_KEPT = np.zeros(0, dtype=np.int32)

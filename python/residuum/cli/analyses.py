@@ -1,0 +1,102 @@
+"""`residuum analyses`, `residuum run` and `residuum report`: questions with a name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from residuum.cli.options import FilePath, debug_option, json_option, store_argument
+from residuum.cli.output import print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(short_help="List what can be asked.")
+@json_option
+@debug_option
+def analyses(*, as_json: bool) -> None:
+    """List the analyses with their parameters, sites and papers."""
+    from residuum.analyses import registry
+
+    found = [analysis.describe() for analysis in registry.registered().values()]
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        click.echo(f"{one['name']}  {one['title']}")
+        click.echo(f"    needs {', '.join(' or '.join(need) for need in one['sites'])}")
+        for parameter in one["parameters"]:
+            default = f" = {parameter['default']}" if "default" in parameter else ""
+            click.echo(f"    {parameter['name']}{default}  {parameter['meaning']}")
+        if one["source"]:
+            click.echo(f"    {one['source']}")
+
+
+@click.command(short_help="Ask one of them.")
+@click.argument("analysis")
+@store_argument
+@click.option(
+    "--set", "settings", multiple=True, metavar="name=value", help="Set a parameter; repeatable."
+)
+@click.option(
+    "-o", "--out", type=FilePath, metavar="DIR", help="Write the tables as Parquet there."
+)
+@json_option
+@debug_option
+def run(
+    analysis: str, store: str, settings: tuple[str, ...], out: Path | None, *, as_json: bool
+) -> None:
+    """Run ANALYSIS on the store RUN; the answer is kept in the store and read when asked again."""
+    from residuum import open as open_store
+    from residuum.analyses import registry
+
+    asked = registry.find(analysis)
+    result = asked.run(open_store(store), **_parsed(settings))
+    if out is not None:
+        _write_tables(result.tables, out)
+    if as_json:
+        print_json(result.to_json())
+    elif out is None:
+        click.echo(repr(result))
+        for name, table in result.tables.items():
+            click.echo(f"\n{name}")
+            _show(table)
+
+
+def _parsed(settings: tuple[str, ...]) -> dict[str, object]:
+    parsed: dict[str, object] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            message = f"--set {setting}: write name=value."
+            raise click.UsageError(message)
+        parsed[name] = value
+    return parsed
+
+
+def _write_tables(tables: object, out: Path) -> None:
+    import pyarrow.parquet as pq
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in dict(tables).items():  # type: ignore[call-overload]
+        pq.write_table(table, out / f"{name}.parquet")
+        click.echo(f"{out / name}.parquet: {table.num_rows} rows", err=True)
+
+
+def _show(table: object) -> None:
+    import duckdb
+
+    connection = duckdb.connect()
+    click.echo(str(connection.from_arrow(table)))
+
+
+@click.command(short_help="Make one HTML file of the answers.")
+@store_argument
+@click.argument("names", nargs=-1, metavar="[ANALYSIS]...")
+@click.option("-o", "--out", required=True, type=FilePath, metavar="report.html", help="The file.")
+@debug_option
+def report(store: str, names: tuple[str, ...], out: Path) -> None:
+    """Run analyses (by default all that the store has the sites for) and draw them in one file."""
+    raise NotImplementedError

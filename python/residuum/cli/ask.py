@@ -1,0 +1,128 @@
+"""`residuum info`, `residuum verify` and `residuum sql`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from residuum.cli.options import FilePath, debug_option, json_option, store_argument
+from residuum.cli.output import FORMATS, choose_format, print_json, write_relation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from residuum.store import Store
+
+
+@click.command(short_help="Say what a store holds.")
+@store_argument
+@json_option
+@debug_option
+def info(store: str, *, as_json: bool) -> None:
+    """Model, sites, shapes, sizes, results and provenance of the store RUN."""
+    import residuum
+
+    opened = residuum.open(store)
+    if as_json:
+        print_json(_described(opened))
+    else:
+        click.echo(str(opened))
+
+
+def _described(store: Store) -> dict[str, Any]:
+    return {
+        "path": str(store.path),
+        "complete": store.complete,
+        "commit": store.commit,
+        "n_example": store.n_example,
+        "n_row": store.n_row,
+        "sites": [_site(store, name) for name in store.sites],
+        "model": store.attributes["model"],
+        "capture": store.attributes["capture"],
+    }
+
+
+def _site(store: Store, name: str) -> dict[str, Any]:
+    site = store[name]
+    return {
+        "name": str(name),
+        "shape": list(site.shape),
+        "axes": list(site.axes),
+        "dtype": str(site.dtype),
+        "layers": list(site.layers),
+        "nbytes": site.nbytes,
+    }
+
+
+@click.command(short_help="Check every checksum of a store.")
+@store_argument
+@json_option
+@debug_option
+def verify(store: str, *, as_json: bool) -> None:
+    """Read all of the store RUN back: checksums, shapes, tables, commits.
+
+    Exit code 1 if anything is wrong, and what is wrong where.
+    """
+    from residuum.store import verify as verify_store
+
+    report = verify_store(store)
+    problems = [{"file": file, "what": what} for file, what in report["problems"]]
+    if as_json:
+        print_json({**report, "problems": problems})
+    elif problems:
+        for problem in problems:
+            click.echo(f"{problem['file']}: {problem['what']}", err=True)
+    else:
+        click.echo(
+            f"{store}: {report['files']} files, {report['chunks']} chunks, "
+            f"{report['bytes'] / 1e9:.3f} GB read back; nothing is wrong."
+        )
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _print_extension_path(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if not value or context.resilient_parsing:
+        return
+    from residuum.query import extension_path
+
+    click.echo(str(extension_path()))
+    context.exit()
+
+
+@click.command(short_help="Ask a store in SQL.")
+@store_argument
+@click.argument("query", required=False)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="How to print the answer.")
+@click.option("-o", "--out", type=FilePath, metavar="FILE", help="Write the answer to a file.")
+@click.option(
+    "--print-extension-path",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_extension_path,
+    help="Print the path of the DuckDB extension and exit.",
+)
+@debug_option
+def sql(store: str, query: str | None, form: str | None, out: Path | None) -> None:
+    """Ask the store RUN a QUERY in DuckDB's SQL; without one, read statements from the terminal.
+
+    Views: one for each site, examples, tokens, user tables, results. Macros: logit_lens(),
+    head_logits(), nearest(). Files named -o FILE.csv, .json or .parquet choose their format.
+    """
+    import residuum
+
+    connection = residuum.open(store).connect()
+    if query is not None:
+        relation = connection.sql(query)
+        if relation is not None:
+            write_relation(relation, choose_format(form, out), out)
+        return
+    if out is not None:
+        message = "-o FILE needs a QUERY."
+        raise click.UsageError(message)
+    from residuum.cli.prompt import prompt
+
+    prompt(connection, form or "table", interactive=sys.stdin.isatty())

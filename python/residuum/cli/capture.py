@@ -1,0 +1,96 @@
+"""`residuum capture`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from residuum.cli.options import FilePath, debug_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(short_help="Run a model once and keep what it did.")
+@click.argument("model")
+@click.argument("inputs", metavar="INPUT", type=FilePath)
+@click.option("-o", "--out", required=True, metavar="RUN", type=FilePath, help="The store to make.")
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    required=True,
+    metavar="SITE",
+    help="A site to keep, such as resid_post, z, pattern; may be given more than once.",
+)
+@click.option("--layers", metavar="0:12", help="Layers to keep: 5, 0:12 (0 to 11), 0,5,11.")
+@click.option(
+    "--positions",
+    default="all",
+    show_default=True,
+    metavar="all|last|first|column:NAME",
+    help="Tokens to keep. A column marks them with booleans or positions.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="What is stored; by default what the model computes in.",
+)
+@click.option(
+    "--model-dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="What the model computes in; by default what its checkpoint says.",
+)
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Padded tokens in a batch (4096).",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--schedule",
+    type=click.Choice(["forward"]),
+    default="forward",
+    show_default=True,
+    help="How the model is run.",
+)
+@click.option("--memory", metavar="4GB", help="What the writer may hold (1GB).")
+@click.option("--resume", is_flag=True, help="Go on with a capture that was interrupted.")
+@click.option("--append", is_flag=True, help="Add these inputs to a finished store.")
+@click.option(
+    "--text-column",
+    metavar="NAME",
+    help="Column with the text or the chat messages (text, else messages).",
+)
+@click.option("--truncate", is_flag=True, help="Cut off texts longer than the model's context.")
+@click.option("--window", type=int, metavar="N", help="Cut texts into examples of N tokens ...")
+@click.option("--stride", type=int, metavar="M", help="... that start M tokens apart.")
+@click.option(
+    "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Rows in a shard (8192)."
+)
+@click.option("--chunk-rows", type=click.IntRange(min=1), metavar="C", help="Rows in a chunk.")
+@click.option("--codec", type=click.Choice(["none", "zstd"]), help="How chunks are stored (none).")
+@click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite activations.")
+@debug_option
+def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noqa: ANN401
+    """Run MODEL over INPUT and keep what it did in RUN.
+
+    MODEL is a folder or a name on the Hugging Face hub. INPUT is a .txt file (one input a line),
+    .jsonl, .csv, .parquet or a folder of images.
+    """
+    from residuum.capture.run import capture as run_capture
+
+    store = run_capture(model, inputs, out, **options)
+    click.echo(
+        f"{out}: {store.n_example} examples, {len(store.sites)} sites. "
+        f"Next: residuum info {_quoted(out)}",
+        err=True,
+    )
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
