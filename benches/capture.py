@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import residuum
-from common import folder_bytes, interleaved, print_table
+from common import Case, folder_bytes, interleaved, print_table
 
 WORK = Path(".cache/bench/capture")
 N_TOKEN, BATCH = 128, 4
@@ -41,10 +42,10 @@ def make_model() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     return model, PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w0", eos_token="w0")
 
 
-def make_prompts(n_prompt: int) -> list[str]:
-    """Prompts of exactly `N_TOKEN` random words."""
+def make_prompts(n_prompt: int, n_word: int = N_WORD) -> list[str]:
+    """Prompts of exactly `N_TOKEN` words, drawn from the first `n_word`."""
     draw = random.Random(0)
-    return [" ".join(f"w{draw.randrange(N_WORD)}" for _ in range(N_TOKEN)) for _ in range(n_prompt)]
+    return [" ".join(f"w{draw.randrange(n_word)}" for _ in range(N_TOKEN)) for _ in range(n_prompt)]
 
 
 def batches(ids: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -106,10 +107,9 @@ def ours(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: li
     """The whole of `residuum.capture`, to a new store."""
     out = fresh("run.residuum")
     residuum.capture(
-        model,
+        (model, tokenizer),
         prompts,
         out,
-        processor=tokenizer,
         sites=SITES,
         batch_tokens=BATCH * N_TOKEN,
         memory="256MB",
@@ -191,12 +191,12 @@ def main() -> None:
         assert_same(name, trace(ids[:BATCH]), want)
     assert_stored(ours(model, tokenizer, prompts), ids, model)
 
-    cases: dict[str, Callable[[], object]] = {
-        "bare forward pass": lambda: bare(model, ids),
-        "residuum, to disk, fsynced": lambda: ours(model, tokenizer, prompts),
+    cases = {
+        "bare forward pass": Case(lambda: bare(model, ids)),
+        "residuum, to disk, fsynced": Case(lambda: ours(model, tokenizer, prompts)),
     }
     for name, trace in peers.items():
-        cases[f"{name} + torch.save"] = lambda name=name, trace=trace: save_each(name, ids, trace)  # type: ignore[misc]
+        cases[f"{name} + torch.save"] = Case(partial(save_each, name, ids, trace))
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
         for name in ("torch", "transformers", "transformer-lens", "nnsight")

@@ -43,21 +43,29 @@ def read_so_far() -> int:
     return int(line.split()[1])
 
 
-def measure(case: Callable[[], object], into: Measured) -> None:
+@dataclass(frozen=True)
+class Case:
+    """What to time, and how to tell the bytes that it read."""
+
+    run: Callable[[], object]
+    read: Callable[[], int] = read_so_far
+
+
+def measure(case: Case, into: Measured) -> None:
     """Run a case once and keep its time, its peak of resident memory above the start, its reads."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before, read = resident("VmRSS"), read_so_far()
+    before, read = resident("VmRSS"), case.read()
     started = time.perf_counter()
-    case()
+    case.run()
     into.seconds.append(time.perf_counter() - started)
     into.peak_bytes = max(into.peak_bytes, resident("VmHWM") - before)
-    into.read_bytes = max(into.read_bytes, read_so_far() - read)
+    into.read_bytes = max(into.read_bytes, case.read() - read)
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
+def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, Measured]:
     """Measure every case once per round, in turns, after one round that is thrown away."""
     for case in cases.values():
-        case()
+        case.run()
     measured = {name: Measured() for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():

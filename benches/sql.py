@@ -1,0 +1,232 @@
+"""Four SQL questions to a store, against DuckDB over the same numbers in Parquet lists.
+
+8192 tokens of a GPT-2-small shape with random weights: resid_post and z, 151 MB each in float16.
+The Parquet columns are lists of float32, zstd, once in the order of capture and once sorted by
+layer, which is the best case for a question about one layer.
+
+    python benches/sql.py [--rounds 5]
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+import residuum
+from capture import N_TOKEN, make_model, make_prompts
+from common import Case, folder_bytes, interleaved, print_table
+from residuum.store import Store
+
+WORK = Path(".cache/bench/sql")
+STORE = WORK / "run.residuum"
+N_PROMPT, N_DISTINCT = 64, 1000
+LAYER, WORD, TOP = 5, "w7", 20
+D_MODEL, N_HEAD, D_HEAD = 768, 12, 64
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: what residuum's user writes, fused or plain, and what Parquet's user writes."""
+
+    title: str
+    ours: str
+    plain: str
+    parquet: str
+    answer: Callable[[Store], Floats]
+
+
+def direction(d: int) -> Floats:
+    """A unit vector. [d]."""
+    vector = np.random.default_rng(d).standard_normal(d).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def literal(vector: Floats) -> str:
+    """A vector as a SQL list."""
+    return "[" + ", ".join(f"{x:.9g}" for x in vector) + "]"
+
+
+def make_store() -> None:
+    """Capture once; kept for the next run."""
+    if not STORE.exists():
+        model, tokenizer = make_model()
+        prompts = make_prompts(N_PROMPT, N_DISTINCT)
+        sites = ["resid_post", "z"]
+        residuum.capture((model, tokenizer), prompts, STORE, sites=sites, dtype="float16")
+
+
+def blocks(store: Store, site: str, *, by_layer: bool) -> Iterator[pa.RecordBatch]:
+    """The site as (row, layer[, head], vec), rows in the order of capture or layer by layer."""
+    n_row, n_layer, *inner = store[site].shape
+    n_head = inner[0] if len(inner) > 1 else 1
+    step = n_row if by_layer else 256
+    for layers in [[layer] for layer in range(n_layer)] if by_layer else [list(range(n_layer))]:
+        for first in range(0, n_row, step):
+            rows = slice(first, min(first + step, n_row))
+            values = store[site].read(rows=rows, layers=layers).astype(np.float32)
+            n = values.shape[0]
+            row, layer, head = np.meshgrid(
+                np.arange(first, first + n), layers, np.arange(n_head), indexing="ij"
+            )
+            columns = {"row": row.ravel(), "layer": layer.ravel().astype(np.int32)}
+            if len(inner) > 1:
+                columns["head"] = head.ravel().astype(np.int32)
+            vec = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), inner[-1])
+            yield pa.record_batch({**{k: pa.array(v) for k, v in columns.items()}, "vec": vec})
+
+
+def make_parquet(store: Store, site: str, *, by_layer: bool) -> Path:
+    """Write the site as one Parquet file."""
+    path = WORK / f"{site}{'_by_layer' if by_layer else ''}.parquet"
+    parts = blocks(store, site, by_layer=by_layer)
+    first = next(parts)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_batch(first)
+        for part in parts:
+            writer.write_batch(part)
+    return path
+
+
+def questions() -> list[Question]:
+    """The four questions, each with the same answer computed by numpy."""
+    stream, head = direction(D_MODEL), direction(D_HEAD)
+
+    def norms(store: Store) -> Floats:
+        z = store["z"].read().astype(np.float64)
+        return np.asarray(np.linalg.norm(z, axis=-1).mean(0).ravel())
+
+    def top(store: Store) -> Floats:
+        scores = store["resid_post"].read(layers=LAYER).reshape(-1, D_MODEL).astype(np.float64)
+        return np.sort(scores @ stream)[::-1][:TOP]
+
+    def joined(store: Store) -> Floats:
+        tokens = store.tokens.to_table().to_pydict()
+        rows = [r for r, text in zip(tokens["row"], tokens["text"], strict=True) if text == WORD]
+        vec = store["resid_post"].read(rows=np.array(rows), layers=LAYER).astype(np.float64)
+        return np.array([np.linalg.norm(vec.reshape(-1, D_MODEL), axis=1).mean()])
+
+    def attribution(store: Store) -> Floats:
+        z = store["z"].read().astype(np.float64)
+        return np.asarray((z @ head).mean(0).ravel())
+
+    def norm(d: int) -> str:
+        return f"sqrt(array_inner_product(vec::FLOAT[{d}], vec::FLOAT[{d}]))"
+
+    def dot(vector: Floats) -> str:
+        d = len(vector)
+        return f"array_inner_product(vec::FLOAT[{d}], {literal(vector)}::FLOAT[{d}])"
+
+    per_head = "SELECT avg({}) FROM {} GROUP BY layer, head ORDER BY layer, head"
+    best = f"SELECT {{}} AS score FROM {{}} ORDER BY score DESC LIMIT {TOP}"
+    word = (
+        "SELECT avg({}) FROM {} JOIN tokens USING (row)"
+        f" WHERE layer = {LAYER} AND text = '{WORD}'"
+    )
+    z_dot = f"residuum_activations('{STORE}', 'z', direction := {literal(head)})"
+    layer_dot = (
+        f"residuum_activations('{STORE}', 'resid_post', layers := [{LAYER}],"
+        f" direction := {literal(stream)})"
+    )
+    one_layer = f"WHERE layer = {LAYER}"
+    return [
+        Question(
+            "mean norm per head",
+            per_head.format("norm", f"residuum_activations('{STORE}', 'z')"),
+            per_head.format(norm(D_HEAD), "z"),
+            per_head.format(norm(D_HEAD), "{z}"),
+            norms,
+        ),
+        Question(
+            f"top {TOP} by a direction at one layer",
+            best.format("dot", layer_dot),
+            best.format(dot(stream), f"resid_post {one_layer}"),
+            best.format(dot(stream), f"{{resid_post}} {one_layer}"),
+            top,
+        ),
+        Question(
+            "mean norm where the token is a word, at one layer",
+            word.format(
+                "norm", f"residuum_activations('{STORE}', 'resid_post', layers := [{LAYER}])"
+            ),
+            word.format(norm(D_MODEL), "resid_post"),
+            word.format(norm(D_MODEL), "{resid_post}"),
+            joined,
+        ),
+        Question(
+            "mean contribution to a direction, by head",
+            per_head.format("dot", z_dot),
+            per_head.format(dot(head), "z"),
+            per_head.format(dot(head), "{z}"),
+            attribution,
+        ),
+    ]
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> Floats:
+    """The first column of an answer."""
+    return np.array([row[0] for row in connection.execute(sql).fetchall()], dtype=np.float64)
+
+
+def bytes_read(connection: duckdb.DuckDBPyConnection) -> int:
+    """Bytes of the store that this process has read so far, by its own count."""
+    answer = connection.execute(f"SELECT bytes_read FROM residuum_counters('{STORE}')").fetchone()
+    assert answer is not None
+    return int(answer[0])
+
+
+def timed(connection: duckdb.DuckDBPyConnection, sql: str, *, ours: bool) -> Case:
+    """What to time; ours counts what it reads of the store, the other is counted from outside."""
+    run = partial(fetch, connection, sql)
+    return Case(run, partial(bytes_read, connection)) if ours else Case(run)
+
+
+def main() -> None:
+    """Check every answer against numpy, then time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    WORK.mkdir(parents=True, exist_ok=True)
+    make_store()
+    store = residuum.open(STORE)
+    assert store.n_row == N_PROMPT * N_TOKEN
+    ours, parquet = store.connect(), duckdb.connect()
+    parquet.register("tokens", store.tokens.to_table())
+    tables = {}
+    for by_layer in (False, True):
+        tables[by_layer] = {
+            site: f"'{make_parquet(store, site, by_layer=by_layer)}'"
+            for site in ("resid_post", "z")
+        }
+    for connection in (ours, parquet):
+        connection.execute("SET threads = 2")
+    print(f"DuckDB {duckdb.__version__}, 2 threads, page cache warm; {store.n_row} tokens")
+    print(f"store {folder_bytes(STORE) / 1e6:.0f} MB; Parquet, by site and order:", end=" ")
+    print(", ".join(f"{p.stat().st_size / 1e6:.0f} MB" for p in sorted(WORK.glob("*.parquet"))))
+    for question in questions():
+        want = question.answer(store)
+        cases = {
+            "residuum": (ours, question.ours),
+            "residuum, plain SQL over the view": (ours, question.plain),
+            "Parquet lists": (parquet, question.parquet.format(**tables[False])),
+            "Parquet lists sorted by layer": (parquet, question.parquet.format(**tables[True])),
+        }
+        for connection, sql in cases.values():
+            np.testing.assert_allclose(fetch(connection, sql), want, rtol=2e-4, atol=2e-5)
+        measured = interleaved(
+            {name: timed(*case, ours=case[0] is ours) for name, case in cases.items()}, rounds
+        )
+        print_table(question.title, measured, base="residuum")
+
+
+if __name__ == "__main__":
+    main()
