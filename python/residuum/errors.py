@@ -31,3 +31,15 @@ class ModelError(ResiduumError, ValueError):
 
 class CaptureError(ResiduumError, RuntimeError):
     """A capture cannot go on."""
+
+
+class SelectionError(ResiduumError, IndexError):
+    """Rows, layers or heads that lie outside an array or cannot select from it."""
+
+
+class ArgumentError(ResiduumError, ValueError):
+    """A value handed to a function is of the wrong shape, dtype or range."""
+
+
+class QueryError(ResiduumError, RuntimeError):
+    """A store cannot be asked in SQL; what DuckDB says about a query passes as DuckDB's own error."""

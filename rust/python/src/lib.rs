@@ -1,1 +1,42 @@
-//! placeholder
+//! The compiled module `residuum._residuum`: core types and functions, seen from Python.
+//!
+//! A binding converts its arguments, detaches from the interpreter, calls the core and maps the
+//! error; `call::detached` does the two in the middle and the last, so that no binding forgets one.
+//!
+//! ```text
+//! residuum.store ──▶ store.rs, writer.rs, verify.rs ┐
+//!                                                   ├──▶ call.rs ──▶ residuum_core
+//! residuum.kernels ──▶ one file per kernel ─────────┘      │
+//!                                                       error.rs ──▶ residuum.errors
+//! ```
+
+mod array;
+mod call;
+mod error;
+mod json;
+mod spec;
+mod store;
+mod verify;
+mod writer;
+
+use pyo3::prelude::*;
+
+/// The compiled half of residuum; its public doors are `residuum.store` and `residuum.kernels`.
+#[pymodule]
+mod _residuum {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::spec::ArraySpec;
+    #[pymodule_export]
+    use crate::store::{SiteArray, Store};
+    #[pymodule_export]
+    use crate::verify::verify;
+    #[pymodule_export]
+    use crate::writer::Writer;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

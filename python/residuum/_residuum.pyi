@@ -1,0 +1,108 @@
+"""Types of the compiled module."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+@final
+class ArraySpec:
+    @staticmethod
+    def for_site(
+        site: str,
+        dtype: str,
+        n_layer: int | None,
+        layers: Sequence[int],
+        inner: Sequence[int],
+        *,
+        shard_rows: int,
+        chunk_rows: int | None,
+        codec: str,
+        statistics: bool,
+    ) -> ArraySpec: ...
+    @staticmethod
+    def for_target(*, shard_rows: int, codec: str) -> ArraySpec: ...
+
+@final
+class Store:
+    def __new__(cls, path: Path) -> Store: ...
+    @property
+    def attributes(self) -> dict[str, Any]: ...
+    @property
+    def commit(self) -> dict[str, Any]: ...
+    @property
+    def sites(self) -> list[str]: ...
+    def site(self, name: str) -> SiteArray: ...
+    def target(self) -> SiteArray | None: ...
+    def is_current(self) -> bool: ...
+    def counters(self) -> dict[str, int]: ...
+
+@final
+class SiteArray:
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def axes(self) -> list[str]: ...
+    @property
+    def layers(self) -> list[int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def row_space(self) -> str: ...
+    @property
+    def chunk_rows(self) -> int: ...
+    @property
+    def shard_rows(self) -> int: ...
+    def read_into(
+        self,
+        out: NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int32],
+        rows: tuple[int, int] | NDArray[np.uint64] | None,
+        layers: Sequence[int],
+        heads: Sequence[int] | None,
+    ) -> None: ...
+
+@final
+class Writer:
+    @staticmethod
+    def create(
+        path: Path, arrays: Sequence[ArraySpec], *, memory_bytes: int, threads: int
+    ) -> Writer: ...
+    @staticmethod
+    def open(path: Path, *, memory_bytes: int, threads: int) -> Writer: ...
+    @property
+    def arrays(self) -> list[str]: ...
+    @property
+    def last_commit(self) -> dict[str, Any]: ...
+    def write(
+        self,
+        array: int,
+        layer: int,
+        values: NDArray[Any],
+        row_len: int,
+        runs: NDArray[np.int64],
+        *,
+        half: bool,
+    ) -> None: ...
+    def sealed_rows(self, row_space: str) -> int: ...
+    def flush(self) -> None: ...
+    def commit(
+        self,
+        *,
+        token_rows: int,
+        example_rows: int,
+        n_example: int,
+        tables: dict[str, list[str]],
+        complete: bool,
+        publish_tail: bool,
+        resume: dict[str, Any],
+    ) -> dict[str, Any]: ...
+    def nonfinite(self) -> list[tuple[str, int | None, int, int]]: ...
+    def close(self) -> None: ...
+
+def verify(path: Path) -> dict[str, Any]: ...

@@ -1,0 +1,47 @@
+"""The extension's functions without the store argument and without the prefix.
+
+`logit_lens(k := 1)` is `residuum_logit_lens('<store>', k := 1)`. Every parameter has a default, NULL,
+which the functions take for "not given".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from residuum.query import quote
+from residuum.store import Store
+
+
+@dataclass(frozen=True)
+class TableMacro:
+    """A table function: what follows the store, in order, and what is given by name."""
+
+    name: str
+    positional: tuple[str, ...]
+    named: tuple[str, ...]
+
+    def statement(self, store: str) -> str:
+        """The `CREATE MACRO`; `store` is a literal."""
+        parameters = [*self.positional, *(f"{name} := NULL" for name in self.named)]
+        arguments = [store, *self.positional, *(f"{name} := {name}" for name in self.named)]
+        call = f"residuum_{self.name}({', '.join(arguments)})"
+        return f"CREATE OR REPLACE MACRO {self.name}({', '.join(parameters)}) AS TABLE SELECT * FROM {call}"
+
+
+TABLE_MACROS = (
+    TableMacro("activations", ("site",), ("layers", "heads", "rows", "direction")),
+    TableMacro("head_logits", (), ("tokens", "layers", "rows")),
+    TableMacro("logit_lens", (), ("layers", "k", "rows")),
+    TableMacro("nearest", ("site", "layer"), ("to", "k", "metric")),
+)
+
+
+def statements(store: Store) -> Iterator[str]:
+    """Yield one `CREATE MACRO` per function of the extension."""
+    literal = quote.text(str(store.path))
+    for macro in TABLE_MACROS:
+        yield macro.statement(literal)
+    overloads = ", ".join(
+        f"({', '.join(places)}) AS residuum_vec({literal}, {', '.join(places)})"
+        for places in (("site", "row"), ("site", "row", "layer"), ("site", "row", "layer", "head"))
+    )
+    yield f"CREATE OR REPLACE MACRO vec {overloads}"

@@ -1,0 +1,78 @@
+"""Views over a store: its sites, its tables and the results kept in it.
+
+A site's view is an index scan under a scalar function, `SELECT row, layer, residuum_vec(…) AS vec`:
+DuckDB filters and joins the numbers first, and only rows that survive are decoded.
+"""
+
+from collections.abc import Iterator, Set
+
+import pyarrow as pa
+
+from residuum.query import quote
+from residuum.store import SiteArray, Store
+from residuum.store.parts import BASE_SCHEMAS
+
+MAX_ARRAY = 100_000
+"""The longest array type DuckDB has; wider vectors are lists."""
+
+_SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.string(): "VARCHAR"}
+
+
+def statements(store: Store, functions: Set[str]) -> Iterator[str]:
+    """Yield one `CREATE VIEW` per table, site and result; `functions` are those the extension has."""
+    for name in BASE_SCHEMAS:
+        yield _view(name, _table(store, name))
+    for name in store.sites:
+        yield _view(name, site(store, store[name], functions))
+    for name in store.tables:
+        if name not in BASE_SCHEMAS:
+            yield _view(name, f"SELECT * FROM {quote.parquet(store.parts(name))}")
+    for name, file in _newest_results(store).items():
+        yield _view(name, f"SELECT * FROM {file}")
+
+
+def site(store: Store, array: SiteArray, functions: Set[str]) -> str:
+    """The query behind a site's view: `row, layer[, head], vec`."""
+    numbers = ["row"]
+    if array.has_layers:
+        numbers.append("layer")
+    numbers.extend(axis for axis in array.axes if axis in ("head", "kv_head"))
+    where = f"{quote.text(str(store.path))}, {quote.text(array.name)}"
+    # A site without layers has the layer 0 for the function, so that a head could follow.
+    places = numbers if array.has_layers else ["row", *(["0", *numbers[1:]] if numbers[1:] else [])]
+    vector = _vector(f"{where}, {', '.join(places)}", array.row_shape[-1], functions)
+    return f"SELECT {', '.join(numbers)}, {vector} AS vec FROM residuum_activations({where})"
+
+
+def _vector(arguments: str, width: int, functions: Set[str]) -> str:
+    """The cheapest call that gives an array: a function of that width, or the general one and a cast."""
+    if f"residuum_vec{width}" in functions:
+        return f"residuum_vec{width}({arguments})"
+    cast = f"::FLOAT[{width}]" if width <= MAX_ARRAY else ""
+    return f"residuum_vec({arguments}){cast}"
+
+
+def _table(store: Store, name: str) -> str:
+    parts = store.parts(name)
+    if parts:
+        return f"SELECT * FROM {quote.parquet(parts)}"
+    columns = ", ".join(
+        f"NULL::{_SQL_TYPES[f.type]} AS {quote.name(f.name)}" for f in BASE_SCHEMAS[name]
+    )
+    return f"SELECT {columns} WHERE false"
+
+
+def _newest_results(store: Store) -> dict[str, str]:
+    """The table function of each result table, as `<analysis>_<table>`; of several keys the newest."""
+    taken = {*store.sites, *store.tables}
+    found = {}
+    for result in store.results.list():
+        for table in result.tables:
+            name = f"{result.analysis}_{table}"
+            if name not in taken:
+                found[name] = quote.parquet([result.path / f"{table}.parquet"])
+    return found
+
+
+def _view(name: str, query: str) -> str:
+    return f"CREATE OR REPLACE VIEW {quote.name(name)} AS {query}"

@@ -1,0 +1,83 @@
+"""`examples` and `tokens`: Parquet parts, of which a commit says which ones count."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet
+
+from residuum.errors import StoreError
+from residuum.store.files import write_atomic
+
+EXAMPLES = "examples"
+TOKENS = "tokens"
+
+BASE_SCHEMAS: dict[str, pa.Schema] = {
+    EXAMPLES: pa.schema(
+        [
+            pa.field("example", pa.int64(), nullable=False),
+            pa.field("n_token", pa.int32(), nullable=False),
+            pa.field("first_row", pa.int64()),
+            pa.field("example_row", pa.int64()),
+            pa.field("content_hash", pa.string(), nullable=False),
+        ]
+    ),
+    TOKENS: pa.schema(
+        [
+            pa.field("example", pa.int64(), nullable=False),
+            pa.field("token", pa.int32(), nullable=False),
+            pa.field("row", pa.int64()),
+            pa.field("token_id", pa.int32()),
+            pa.field("text", pa.string()),
+            pa.field("char_start", pa.int32()),
+            pa.field("char_end", pa.int32()),
+        ]
+    ),
+}
+"""What the tables have at least: the columns of a store in which nothing was captured yet."""
+
+_ROW_GROUP = 1 << 17
+
+
+def part_name(number: int) -> str:
+    """Name of the part that commit `number` adds."""
+    return f"part-{number:08d}.parquet"
+
+
+def write_part(folder: Path, name: str, table: pa.Table) -> None:
+    """Write one part, durable before it has its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(file: object) -> None:
+        pyarrow.parquet.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+
+    write_atomic(folder / name, write)
+
+
+def dataset(folder: Path, parts: Sequence[str], empty: pa.Schema) -> pyarrow.dataset.Dataset:
+    """Return the parts as one dataset; columns that some parts lack are null there.
+
+    Raises:
+        StoreError: a part is missing or is no Parquet file.
+    """
+    if not parts:
+        return pyarrow.dataset.dataset(empty.empty_table())
+    paths = [folder / part for part in parts]
+    for path in paths:
+        if not path.is_file():
+            message = (
+                f"{path} is missing: the last commit lists it as part of the table `{folder.name}`"
+            )
+            raise StoreError(message)
+    try:
+        factory = pyarrow.dataset.FileSystemDatasetFactory(
+            pa.fs.LocalFileSystem(),
+            [str(path) for path in paths],
+            pyarrow.dataset.ParquetFileFormat(),
+        )
+        return factory.finish(factory.inspect(promote_options="permissive"))
+    except (pa.ArrowException, OSError) as error:
+        message = f"{folder} is damaged: {error}"
+        raise StoreError(message) from error

@@ -1,0 +1,120 @@
+"""Rows of `examples` and `tokens` that wait for the commit that covers their activations."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from residuum.errors import ArgumentError
+from residuum.store.parts import EXAMPLES, TOKENS
+
+
+@dataclass
+class Pending:
+    """Table rows by table, oldest first, and where the rows of each example end.
+
+    `token_end[e]` and `example_end[e]` are one past the last stored row of an example in either row
+    space, 0 where nothing of it is stored.
+    """
+
+    n_example: int
+    tables: dict[str, list[pa.Table]] = field(default_factory=lambda: {EXAMPLES: [], TOKENS: []})
+    token_end: dict[int, int] = field(default_factory=dict)
+    example_end: dict[int, int] = field(default_factory=dict)
+
+    def add_examples(self, table: pa.Table) -> None:
+        """Queue rows of `examples`, which must go on where the last ones ended.
+
+        Raises:
+            ArgumentError: numbers out of order, or a column of the user's with the name of ours.
+        """
+        _refuse_repeated_names(table, EXAMPLES)
+        number = _integers(table, "example")
+        expected = np.arange(len(number)) + self.n_example + len(self.example_end)
+        if not np.array_equal(number, expected):
+            wrong = int(np.flatnonzero(number != expected)[0])
+            message = f"row {wrong} of the examples has the number {number[wrong]}, expected {expected[wrong]}"
+            raise ArgumentError(message)
+        rows = (
+            _integers(table, "example_row")
+            if "example_row" in table.column_names
+            else number * 0 - 1
+        )
+        self.example_end.update(zip(number.tolist(), (rows + 1).tolist(), strict=True))
+        self.tables[EXAMPLES].append(table)
+
+    def add_tokens(self, table: pa.Table) -> None:
+        """Queue rows of `tokens`, ordered by example.
+
+        Raises:
+            ArgumentError: rows that are not ordered by example.
+        """
+        _refuse_repeated_names(table, TOKENS)
+        number, rows = _integers(table, "example"), _integers(table, "row")
+        if (np.diff(number) < 0).any():
+            message = "the rows of tokens are not ordered by example"
+            raise ArgumentError(message)
+        starts = np.flatnonzero(np.diff(number, prepend=-1))
+        ends = np.maximum.reduceat(rows, starts) + 1 if len(rows) else rows
+        for example, end in zip(number[starts].tolist(), ends.tolist(), strict=True):
+            self.token_end[example] = max(end, self.token_end.get(example, 0))
+        self.tables[TOKENS].append(table)
+
+    def n_below(self, sealed: dict[str, int]) -> int:
+        """Number of examples, from 0, whose rows all lie below `sealed` (per row space with arrays)."""
+        ends = {"token": self.token_end, "example": self.example_end}
+        number = self.n_example
+        while number in self.example_end and all(
+            ends[space].get(number, 0) <= limit for space, limit in sealed.items()
+        ):
+            number += 1
+        return number
+
+    def end(self, n_example: int) -> dict[str, int]:
+        """One past the last row, per row space, among waiting examples below `n_example`."""
+        return {
+            "token": max((e for n, e in self.token_end.items() if n < n_example), default=0),
+            "example": max((e for n, e in self.example_end.items() if n < n_example), default=0),
+        }
+
+    def take(self, n_example: int) -> dict[str, pa.Table]:
+        """Remove and return the rows of the examples below `n_example`; tables without rows are absent."""
+        taken = {}
+        for name, tables in self.tables.items():
+            before, behind = _split(tables, n_example)
+            self.tables[name] = behind
+            if before:
+                taken[name] = pa.concat_tables(before, promote_options="permissive")
+        for ends in (self.token_end, self.example_end):
+            for number in [n for n in ends if n < n_example]:
+                del ends[number]
+        self.n_example = max(self.n_example, n_example)
+        return taken
+
+
+def _split(tables: list[pa.Table], n_example: int) -> tuple[list[pa.Table], list[pa.Table]]:
+    before, behind = [], []
+    for table in tables:
+        n = int(np.searchsorted(_integers(table, "example"), n_example))
+        before.append(table.slice(0, n))
+        behind.append(table.slice(n))
+    return [t for t in before if t.num_rows], [t for t in behind if t.num_rows]
+
+
+def _integers(table: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A column as int64, -1 where it is null."""
+    if name not in table.column_names:
+        message = f"the table lacks the column `{name}`; it has {', '.join(table.column_names)}"
+        raise ArgumentError(message)
+    column = table.column(name).cast(pa.int64()).fill_null(-1)
+    return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _refuse_repeated_names(table: pa.Table, name: str) -> None:
+    repeated = sorted({n for n in table.column_names if table.column_names.count(n) > 1})
+    if repeated:
+        message = (
+            f"the table {name} would have two columns called `{repeated[0]}`, one of them residuum's "
+            "own: rename the column of the input"
+        )
+        raise ArgumentError(message)

@@ -1,0 +1,120 @@
+"""What `rows=`, `layers=` and `heads=` may be, and what they mean: numpy's rules.
+
+An integer drops its axis; a slice, list, array, boolean mask or Arrow column keeps it. Negative
+numbers count from the end. Everything is checked here; the core gets plain numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from residuum.errors import SelectionError
+
+Selector: TypeAlias = (
+    int | slice | range | Sequence[int] | NDArray[Any] | pa.Array | pa.ChunkedArray | None
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The axis that a selector is about: its name, its length and the array it belongs to."""
+
+    name: str
+    length: int
+    site: str
+
+    def error(self, what: str) -> SelectionError:
+        """An error that names the axis and its length."""
+        return SelectionError(
+            f"{what} for axis `{self.name}` of {self.site}, whose length is {self.length}"
+        )
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A checked selection along one axis.
+
+    Attributes:
+        index: (start, stop) or uint64 `[n]`.
+        n: number of picked places.
+        drop: whether the axis goes away because it was asked for by a single number.
+    """
+
+    index: tuple[int, int] | NDArray[np.uint64]
+    n: int
+    drop: bool = False
+
+    def tolist(self) -> list[int]:
+        """The picked places as a list."""
+        return list(range(*self.index)) if isinstance(self.index, tuple) else self.index.tolist()
+
+
+def pick(selector: Selector, axis: Axis) -> Picked:
+    """Check a selector against its axis.
+
+    Raises:
+        SelectionError: out of range, a mask of the wrong length, a null in a column, or no selector.
+    """
+    if selector is None:
+        return Picked((0, axis.length), axis.length)
+    if isinstance(selector, slice):
+        return _slice(selector, axis)
+    if isinstance(selector, Integral) and not isinstance(selector, bool | np.bool_):
+        return Picked(_checked(np.array([int(selector)]), axis), 1, drop=True)
+    array = _array(selector, axis)
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return Picked(_checked(array.reshape(1), axis), 1, drop=True)
+    if array.ndim != 1:
+        raise axis.error(f"a selector of {array.ndim} axes cannot be used")
+    if array.dtype == bool:
+        return _mask(array, axis)
+    if not array.size:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise axis.error(f"numbers of type {array.dtype} cannot be used")
+    return Picked(_checked(array, axis), array.size)
+
+
+def _slice(selector: slice, axis: Axis) -> Picked:
+    start, stop, step = selector.indices(axis.length)
+    if step == 1:
+        return Picked((start, max(start, stop)), max(0, stop - start))
+    index = np.arange(start, stop, step, dtype=np.int64).astype(np.uint64)
+    return Picked(index, index.size)
+
+
+def _mask(mask: NDArray[np.bool_], axis: Axis) -> Picked:
+    if mask.size != axis.length:
+        raise axis.error(f"a mask of length {mask.size} cannot be used")
+    index = np.flatnonzero(mask).astype(np.uint64)
+    return Picked(index, index.size)
+
+
+def _array(selector: object, axis: Axis) -> NDArray[Any]:
+    if isinstance(selector, pa.Array | pa.ChunkedArray):
+        if selector.null_count:
+            raise axis.error(
+                f"a column with {selector.null_count} nulls cannot be used (drop them, "
+                "as in WHERE row IS NOT NULL)"
+            )
+        if isinstance(selector, pa.ChunkedArray):
+            selector = selector.combine_chunks()
+        return np.asarray(selector.to_numpy(zero_copy_only=False))
+    return np.asarray(selector)
+
+
+def _checked(index: NDArray[Any], axis: Axis) -> NDArray[np.uint64]:
+    """Non-negative places as contiguous uint64."""
+    if not index.size:
+        return np.zeros(0, np.uint64)
+    low, high = int(index.min()), int(index.max())
+    if low < -axis.length or high >= axis.length:
+        raise axis.error(f"{high if high >= axis.length else low} is out of range")
+    if low < 0:
+        index = np.where(index < 0, index + axis.length, index)
+    return np.ascontiguousarray(index, dtype=np.uint64)

@@ -1,0 +1,264 @@
+"""`SiteArray`: one site of a store, read by rows, layers and heads."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from residuum import _residuum
+from residuum.errors import ArgumentError, SiteError
+from residuum.store import batches, show, tensors
+from residuum.store.selection import Axis, Picked, Selector, pick
+
+if TYPE_CHECKING:
+    import torch
+
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+_HEAD_AXES = ("head", "kv_head")
+
+
+class SiteArray:
+    """What one site did, `[row, layer, head, feature]`; the axes it has are in `axes`.
+
+    Nothing is read until asked for, and only chunks that hold what was asked for.
+    """
+
+    def __init__(self, core: _residuum.SiteArray) -> None:
+        """Wrap an array of the core; use `store["z"]` instead."""
+        self._core = core
+        self.name: str = core.name
+        self.axes: tuple[str, ...] = tuple(core.axes)
+        self.layers: tuple[int, ...] = tuple(core.layers)
+        self.row_space: str = core.row_space
+        self.chunk_rows: int = core.chunk_rows
+        self.shard_rows: int = core.shard_rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes. The layer axis has the model's length, captured or not."""
+        return tuple(self._core.shape)
+
+    @property
+    def n_row(self) -> int:
+        """Rows that the store's last commit shows."""
+        return self.shape[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that."""
+        return BFLOAT16 if self._core.dtype == "bfloat16" else np.dtype(self._core.dtype)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Lengths of the axes behind row and layer."""
+        return self.shape[2:] if self.has_layers else self.shape[1:]
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether there is a layer axis."""
+        return "layer" in self.axes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the captured numbers, before any compression."""
+        n_layer = len(self.layers) if self.has_layers else 1
+        return (
+            self.n_row
+            * n_layer
+            * int(np.prod(self.row_shape, dtype=np.int64))
+            * self.dtype.itemsize
+        )
+
+    def read(
+        self,
+        rows: Selector = None,
+        layers: Selector = None,
+        heads: Selector = None,
+        *,
+        out: NDArray[Any] | None = None,
+        dtype: Any = None,  # noqa: ANN401  whatever numpy takes, and "bfloat16"
+    ) -> NDArray[Any]:
+        """Read rows as a numpy array `[row, layer, head, feature]`.
+
+        Each selector is an integer, which drops its axis, or a slice, list, array, boolean mask or Arrow
+        column, which keeps it, as in numpy indexing along each axis on its own. Rows may come in any
+        order and repeat; each chunk is read once.
+
+        Args:
+            rows: which rows; None is all of them.
+            layers: which layers; None is all captured ones (see `layers`).
+            heads: which heads, for sites with a `head` or `kv_head` axis.
+            out: a C-contiguous array of the right shape to fill instead of a new one; its dtype counts.
+            dtype: dtype of the result. By default the stored one, except bfloat16, which is widened to
+                float32; ask for "bfloat16" to keep it.
+
+        Raises:
+            SiteError: a layer that was not captured, or an axis that the site does not have.
+            SelectionError: a number out of range.
+            ArgumentError: an `out` that does not fit.
+        """
+        picked = self._pick(rows, layers, heads)
+        shape = self._shape(*picked)
+        if out is None:
+            out = np.empty(shape, self._result_dtype(dtype))
+        else:
+            _check_out(out, shape, dtype)
+        self._fill(out, *picked)
+        return out
+
+    def torch(
+        self, rows: Selector = None, layers: Selector = None, heads: Selector = None
+    ) -> "torch.Tensor":
+        """Read as `read` does, as a torch tensor of the stored dtype, bfloat16 kept; one buffer, no copy.
+
+        Raises:
+            ImportError: torch is not installed.
+        """
+        return tensors.from_numpy(self.read(rows, layers, heads, dtype=self.dtype))
+
+    @overload
+    def stream(
+        self,
+        layer: int | None = ...,
+        *,
+        batch_rows: int = ...,
+        shuffle: bool = ...,
+        seed: int = ...,
+        with_rows: Literal[False] = ...,
+        heads: Selector = ...,
+        dtype: Any = ...,
+    ) -> Iterator[NDArray[Any]]: ...
+    @overload
+    def stream(
+        self,
+        layer: int | None = ...,
+        *,
+        batch_rows: int = ...,
+        shuffle: bool = ...,
+        seed: int = ...,
+        with_rows: Literal[True],
+        heads: Selector = ...,
+        dtype: Any = ...,
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]: ...
+    def stream(
+        self,
+        layer: int | None = None,
+        *,
+        batch_rows: int = 4096,
+        shuffle: bool = False,
+        seed: int = 0,
+        with_rows: bool = False,
+        heads: Selector = None,
+        dtype: Any = None,
+    ) -> Iterator[Any]:
+        """Iterate once over all rows in batches of `batch_rows`, every row once; the last may be smaller.
+
+        Reads whole chunks and holds at most a window of them: the larger of 64 MiB and one batch with one
+        chunk. `shuffle` draws the order of the chunks and then of the rows inside each window; rows whose
+        chunks fall into different windows are never mixed. The order is a function of `seed`, the number of
+        rows, `chunk_rows`, `batch_rows` and the size of a row.
+
+        Args:
+            layer: the layer; None reads all captured layers, or a site without layers.
+            batch_rows: rows per batch.
+            shuffle: whether rows come in random instead of stored order.
+            seed: seed of that order.
+            with_rows: yield (batch, row numbers int64 `[batch]`) instead of batches.
+            heads: as for `read`.
+            dtype: as for `read`.
+
+        Yields:
+            Arrays `[batch, head, feature]`, without `layer` axis if `layer` was given.
+
+        Raises:
+            SiteError: a layer that was not captured, or an axis that the site does not have.
+            ArgumentError: `batch_rows` below one.
+        """
+        if batch_rows < 1:
+            message = f"batch_rows is {batch_rows}, but a batch needs at least one row"
+            raise ArgumentError(message)
+        self.read(
+            slice(0, 0), layer, heads, dtype=dtype
+        )  # wrong arguments fail here, not at the first batch
+        n_layer = len(self.layers) if layer is None and self.has_layers else 1
+        row_bytes = 4 * n_layer * int(np.prod(self.row_shape, dtype=np.int64))
+        order = batches.Order.of(
+            self.n_row, self.chunk_rows, row_bytes, batch_rows, shuffle=shuffle, seed=seed
+        )
+        return batches.cut(
+            ((rows, self.read(rows, layer, heads, dtype=dtype)) for rows in order.windows()),
+            batch_rows,
+            with_rows=with_rows,
+        )
+
+    def __repr__(self) -> str:
+        """Name, axes, dtype and size."""
+        return show.site_text(self)
+
+    def _repr_html_(self) -> str:
+        return show.site_html(self)
+
+    def _pick(
+        self, rows: Selector, layers: Selector, heads: Selector
+    ) -> tuple[Picked, Picked | None, Picked | None]:
+        picked = pick(rows, Axis("row", self.n_row, self.name))
+        return picked, self._pick_layers(layers), self._pick_heads(heads)
+
+    def _pick_layers(self, layers: Selector) -> Picked | None:
+        if not self.has_layers:
+            if layers is not None:
+                raise self._no_axis("layer")
+            return None
+        if layers is None:
+            return Picked(np.array(self.layers, np.uint64), len(self.layers))
+        return pick(layers, Axis("layer", self.shape[1], self.name))
+
+    def _pick_heads(self, heads: Selector) -> Picked | None:
+        axis = next((axis for axis in self.axes if axis in _HEAD_AXES), None)
+        if axis is None:
+            if heads is not None:
+                raise self._no_axis("head")
+            return None
+        return pick(heads, Axis(axis, self.shape[self.axes.index(axis)], self.name))
+
+    def _no_axis(self, name: str) -> SiteError:
+        axes = ", ".join(self.axes)
+        return SiteError(f"`{self.name}` has no axis `{name}` to select on; its axes are {axes}")
+
+    def _shape(self, rows: Picked, layers: Picked | None, heads: Picked | None) -> tuple[int, ...]:
+        picked = [p for p in (rows, layers, heads) if p is not None]
+        rest = self.row_shape if heads is None else self.row_shape[1:]
+        return (*(p.n for p in picked if not p.drop), *rest)
+
+    def _result_dtype(self, dtype: Any) -> np.dtype[Any]:
+        if dtype is None:
+            return np.dtype(np.float32) if self.dtype == BFLOAT16 else self.dtype
+        return BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+
+    def _fill(
+        self, out: NDArray[Any], rows: Picked, layers: Picked | None, heads: Picked | None
+    ) -> None:
+        layer_list = layers.tolist() if layers is not None else []
+        head_list = heads.tolist() if heads is not None else None
+        native = out.dtype == self.dtype or (out.dtype == np.float32 and self.dtype != np.int32)
+        if not native:
+            wide = np.empty(out.shape, np.int32 if self.dtype == np.int32 else np.float32)
+            self._core.read_into(wide, rows.index, layer_list, head_list)
+            out[...] = wide
+        else:
+            raw = out.view(np.uint16) if out.dtype.itemsize == 2 else out
+            self._core.read_into(raw, rows.index, layer_list, head_list)
+
+
+def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
+    if out.shape != shape:
+        message = f"out has the shape {list(out.shape)}, but what is read has {list(shape)}"
+        raise ArgumentError(message)
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        message = "out must be C-contiguous and writeable"
+        raise ArgumentError(message)
+    if dtype is not None and out.dtype != (BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)):
+        message = f"out is {out.dtype}, but dtype asks for {dtype}; leave one of them out"
+        raise ArgumentError(message)

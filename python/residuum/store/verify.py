@@ -1,0 +1,108 @@
+"""Read a store back, every byte that has a checksum, and say what is wrong where."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from residuum import _residuum
+from residuum.errors import StoreError
+from residuum.store.parts import EXAMPLES, TOKENS
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: the file, relative to the store, and what."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was read, and what was wrong with it."""
+
+    path: str
+    commit: int
+    files: int
+    chunks: int
+    bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "path": self.path,
+            "ok": self.ok,
+            "commit": self.commit,
+            "files": self.files,
+            "chunks": self.chunks,
+            "bytes": self.bytes,
+            "problems": [{"file": p.file, "what": p.what} for p in self.problems],
+        }
+
+    def __repr__(self) -> str:
+        """One line, and one more per problem."""
+        found = f"{len(self.problems)} problems" if self.problems else "no problem"
+        first = (
+            f"{self.path}, commit {self.commit}: {found} in {self.files} files, "
+            f"{self.chunks} chunks, {self.bytes} bytes"
+        )
+        return "\n".join([first, *(f"{p.file}: {p.what}" for p in self.problems)])
+
+
+def verify(path: str | os.PathLike[str]) -> VerifyReport:
+    """Read a store back.
+
+    Raises:
+        StoreError: the folder is no store, or one of a newer format.
+    """
+    folder = Path(path).absolute()
+    report = _residuum.verify(folder)
+    problems = [Problem(file, what) for file, what in report["problems"]]
+    problems.extend(_table_problems(folder))
+    return VerifyReport(
+        str(folder),
+        report["commit"],
+        report["files"],
+        report["chunks"],
+        report["bytes"],
+        tuple(problems),
+    )
+
+
+def _table_problems(folder: Path) -> Iterator[Problem]:
+    """Parts that the commit lists but that are absent, unreadable or do not add up."""
+    try:
+        commit = _residuum.Store(folder).commit
+    except StoreError:
+        return  # the core's report has said why
+    for name in (EXAMPLES, TOKENS):
+        n_row, highest = 0, -1
+        for part in commit["tables"].get(name, []):
+            file = f"tables/{name}/{part}"
+            try:
+                table = pyarrow.parquet.read_table(folder / file, partitioning=None)
+            except (OSError, pa.ArrowException) as error:
+                yield Problem(file, str(error))
+                return
+            if table.num_rows:
+                n_row += table.num_rows
+                highest = max(highest, *table.column("example").to_pylist())
+        if name == EXAMPLES and n_row != commit["n_example"]:
+            yield Problem(
+                f"tables/{name}", f"{n_row} rows, but the commit has {commit['n_example']} examples"
+            )
+        if highest >= commit["n_example"]:
+            yield Problem(
+                f"tables/{name}", f"example {highest} is beyond the commit's {commit['n_example']}"
+            )

@@ -1,0 +1,162 @@
+//! A store opened for reading, and its arrays.
+
+use std::{path::PathBuf, sync::Arc};
+
+use pyo3::{prelude::*, types::PyDict};
+use residuum_core::{Element, Rows, SiteArray as CoreArray, Store as CoreStore};
+
+use crate::{
+    array::{Selection, Target, rows},
+    call::detached,
+    error::{argument, to_python},
+    json,
+};
+
+/// A store at its last commit. Later commits are not seen.
+#[pyclass(frozen, module = "residuum._residuum")]
+pub(crate) struct Store {
+    core: CoreStore,
+}
+
+#[pymethods]
+impl Store {
+    /// Opens the store at its newest valid commit.
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        detached(py, || Ok(Self { core: CoreStore::open(&path)? }))
+    }
+
+    /// `attributes.residuum` of the root group.
+    #[getter]
+    fn attributes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json::to_python(py, self.core.attributes())
+    }
+
+    /// The commit record.
+    #[getter]
+    fn commit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        json::commit(py, self.core.commit())
+    }
+
+    /// Names of the captured sites, in the order a pass reaches them.
+    #[getter]
+    fn sites(&self) -> Vec<&str> {
+        self.core.sites()
+    }
+
+    /// The array of a site.
+    fn site(&self, py: Python<'_>, name: &str) -> PyResult<SiteArray> {
+        let core = self.core.site(name).map_err(|error| to_python(py, &error))?;
+        Ok(SiteArray { core: Arc::clone(core) })
+    }
+
+    /// `index/target`, where the store has it.
+    fn target(&self) -> Option<SiteArray> {
+        self.core.target().map(|core| SiteArray { core: Arc::clone(core) })
+    }
+
+    /// True while no newer commit has appeared.
+    fn is_current(&self) -> bool {
+        self.core.is_current()
+    }
+
+    /// Bytes read, chunks decoded and rows read through this store so far.
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = self.core.counters();
+        let dict = PyDict::new(py);
+        dict.set_item("bytes_read", counters.bytes_read())?;
+        dict.set_item("chunks_decoded", counters.chunks_decoded())?;
+        dict.set_item("rows_read", counters.rows_read())?;
+        Ok(dict)
+    }
+}
+
+/// One Zarr array of a store.
+#[pyclass(frozen, module = "residuum._residuum")]
+pub(crate) struct SiteArray {
+    core: Arc<CoreArray>,
+}
+
+#[pymethods]
+impl SiteArray {
+    /// The site's or index's name.
+    #[getter]
+    fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    /// `[row, layer?, ...inner]`.
+    #[getter]
+    fn shape(&self) -> Vec<usize> {
+        self.core.shape()
+    }
+
+    /// Names of the axes, `row` first.
+    #[getter]
+    fn axes(&self) -> Vec<&str> {
+        self.core.spec().dimension_names.iter().map(String::as_str).collect()
+    }
+
+    /// The captured layers; empty where there is no layer axis.
+    #[getter]
+    fn layers(&self) -> Vec<usize> {
+        self.core.spec().layers.clone()
+    }
+
+    /// float32, float16, bfloat16 or int32.
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.core.spec().dtype.as_str()
+    }
+
+    /// token or example.
+    #[getter]
+    fn row_space(&self) -> &'static str {
+        self.core.spec().row_space.as_str()
+    }
+
+    /// Rows per inner chunk.
+    #[getter]
+    fn chunk_rows(&self) -> usize {
+        self.core.spec().chunk_rows
+    }
+
+    /// Rows per shard.
+    #[getter]
+    fn shard_rows(&self) -> usize {
+        self.core.spec().shard_rows
+    }
+
+    /// Fills `out` with `[rows, layers, heads, ...]` in the order asked.
+    #[pyo3(signature = (out, rows, layers, heads))]
+    fn read_into(
+        &self,
+        py: Python<'_>,
+        out: Target<'_>,
+        rows: Option<Selection<'_>>,
+        layers: Vec<usize>,
+        heads: Option<Vec<usize>>,
+    ) -> PyResult<()> {
+        let selected = self::rows(py, rows.as_ref())?;
+        let wrong = |_| argument(py, "the array to fill is not C-contiguous");
+        let heads = heads.as_deref();
+        match out {
+            Target::F32(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
+            Target::U16(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
+            Target::I32(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
+        }
+    }
+}
+
+impl SiteArray {
+    fn fill<T: Element>(
+        &self,
+        py: Python<'_>,
+        rows: Rows<'_>,
+        layers: &[usize],
+        heads: Option<&[usize]>,
+        out: &mut [T],
+    ) -> PyResult<()> {
+        detached(py, || self.core.read(rows, layers, heads, out))
+    }
+}
