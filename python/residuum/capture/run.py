@@ -26,7 +26,7 @@ from residuum.capture.settings import BATCH_TOKENS, SHARD_ROWS, Settings
 from residuum.capture.sink import RowSink
 from residuum.capture.stored import Stored
 from residuum.capture.tokenise import LengthRule
-from residuum.errors import CaptureError
+from residuum.errors import CaptureError, InputError
 from residuum.store import Store, StoreWriter
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def capture(
     )
     job = Job.prepare(place.path, settings, opened, loaded, lengths)
     if stored is not None:
-        provenance.check_same(place.path, stored.attributes, job.loaded.facts, job.facts)
+        provenance.check_same(place.path, stored.store.attributes, job.loaded.facts, job.facts)
     if stored is None:
         _start(job, show=progress)
     elif resume:
@@ -161,12 +161,12 @@ def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
     provenance.check_same_inputs(job.path, segments[-1], job.inputs)
     if stored.complete:
         return
-    first = provenance.segment_start(segments[-1])
+    first, physical = provenance.segment_start(segments[-1]), stored.store.physical_rows
     start = Start(
         first_example=first.n_example,
         n_example=stored.committed.n_example,
-        token_rows=stored.physical_token_rows,
-        example_rows=stored.physical_example_rows,
+        token_rows=physical["token"],
+        example_rows=physical["example"],
         content_hashes=stored.content_hashes(first.n_example),
     )
     try:
@@ -182,15 +182,22 @@ def _append(job: Job, stored: Stored, *, show: bool | None) -> None:
         message = f"{job.path} is not finished: go on with --resume and its own inputs first."
         raise CaptureError(message)
     segments = [*stored.segments, provenance.segment(job.inputs, stored.committed)]
-    first = stored.committed
+    first, physical = stored.committed, stored.store.physical_rows
     start = Start(
         first_example=first.n_example,
         n_example=first.n_example,
-        token_rows=stored.physical_token_rows,
-        example_rows=stored.physical_example_rows,
+        token_rows=physical["token"],
+        example_rows=physical["example"],
     )
-    known = stored.known(before=first.n_example)
-    _sit(job, segments, start, known, show=show)
+    width = stored.key_width
+    if width is not None and job.n_key > width:
+        message = (
+            f"the longest of these inputs has {job.n_key} tokens, but the axis `key` of the "
+            "store's "
+            f"attention patterns is {width} long: capture these into a store of their own."
+        )
+        raise InputError(message)
+    _sit(job, segments, start, stored.known(before=first.n_example), show=show)
 
 
 def _sit(
@@ -218,7 +225,7 @@ def _sit(
         session = Session(
             tracer=job.tracer,
             writer=writer,
-            sink=RowSink(writer, job.dtypes, job.n_key, job.device),
+            sink=RowSink(writer, job.dtypes, Stored.read(job.path).key_width, job.device),
             planner=planner,
             layout=job.layout,
             start=start,

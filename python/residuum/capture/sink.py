@@ -105,11 +105,12 @@ class _Fetch:
 class RowSink:
     """Makes the sinks of batches.
 
-    ``dtypes`` is what each site is stored as; ``n_key`` the width of the key axis in the store.
+    ``dtypes`` is what each site is stored as; ``n_key`` the width of the key axis in the store, if
+    it has one.
     """
 
     def __init__(
-        self, writer: RowWriter, dtypes: Mapping[Site, str], n_key: int, device: torch.device
+        self, writer: RowWriter, dtypes: Mapping[Site, str], n_key: int | None, device: torch.device
     ) -> None:
         """Write to ``writer`` what a model on ``device`` computes."""
         self.writer = writer
@@ -155,7 +156,7 @@ class BatchSink:
         if site.row_space is RowSpace.EXAMPLE:
             self._send(site, layer, tensor.to(dtype).contiguous(), rows.pooled)
             return
-        missing = sink.n_key - tensor.shape[-1] if "key" in site.axes else 0
+        missing = (sink.n_key or 0) - tensor.shape[-1] if "key" in site.axes else 0
         if not sink.cuda and tensor.dtype in _ROUNDED_BY_WRITER:
             dtype = tensor.dtype
         if tensor.is_contiguous() and tensor.dtype == dtype and not missing and not sink.cuda:

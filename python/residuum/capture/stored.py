@@ -26,8 +26,6 @@ class Stored:
     """
 
     store: Store
-    attributes: Json
-    record: Json
 
     @classmethod
     def read(cls, path: Path) -> Stored:
@@ -36,40 +34,36 @@ class Stored:
         Raises:
             StoreError: it is damaged, or of a newer format.
         """
-        store = Store(path)
-        return cls(store, store.attributes, store.commit_record)
+        return cls(Store(path))
 
     @property
     def settings(self) -> Json:
         """The settings that it was captured with."""
-        settings: Json = self.attributes["capture"]
-        return settings
+        return self.store.capture
 
     @property
     def complete(self) -> bool:
         """Whether the last capture into it came to its end."""
-        return bool(self.record["complete"])
+        return self.store.complete
 
     @property
     def segments(self) -> list[Json]:
         """Its inputs, one segment for each capture; empty before rows were committed."""
-        return list((self.record["resume"] or {}).get("segments", []))
+        return list(self.store.resume.get("segments", []))
 
     @property
     def committed(self) -> Mark:
         """The examples and rows of the last commit."""
-        rows = self.record["rows"]
-        return Mark(self.record["n_example"], rows["token"], rows["example"])
+        rows = self.store.rows
+        return Mark(self.store.n_example, rows["token"], rows["example"])
 
     @property
-    def physical_token_rows(self) -> int:
-        """Rows of the token space in published shards."""
-        return int(self.record["physical_rows"]["token"])
-
-    @property
-    def physical_example_rows(self) -> int:
-        """Rows of the example space in published shards."""
-        return int(self.record["physical_rows"]["example"])
+    def key_width(self) -> int | None:
+        """Length of the axis ``key``; None where no site has it."""
+        for name in self.store.sites:
+            if "key" in self.store[name].axes:
+                return self.store[name].shape[-1]
+        return None
 
     def content_hashes(self, first: int) -> list[str]:
         """Content hashes of the examples from number ``first`` on, in order."""

@@ -19,7 +19,7 @@ from residuum.cli.capture import capture
 from residuum.cli.errors import report_failure
 from residuum.cli.options import debug_option
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,10 +35,11 @@ for command in (capture, info, verify, sql, analyses, run, report):
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Run the command line on arguments; return the exit code."""
     try:
         with cli.make_context("residuum", arguments) as context:
             cli.invoke(context)

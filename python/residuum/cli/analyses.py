@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 import click
 
 from residuum.cli.options import FilePath, debug_option, json_option, store_argument
-from residuum.cli.output import print_json
+from residuum.cli.output import print_json, write_text
+from residuum.errors import SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+    from residuum.analyses.registry import Analysis
+    from residuum.report import StoreCard
+    from residuum.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+from typing import TYPE_CHECKING
 
 
 @click.command(short_help="List what can be asked.")
@@ -76,20 +87,19 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, object]:
     return parsed
 
 
-def _write_tables(tables: object, out: Path) -> None:
+def _write_tables(tables: Mapping[str, pa.Table], out: Path) -> None:
     import pyarrow.parquet as pq
 
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in dict(tables).items():  # type: ignore[call-overload]
+    for name, table in tables.items():
         pq.write_table(table, out / f"{name}.parquet")
         click.echo(f"{out / name}.parquet: {table.num_rows} rows", err=True)
 
 
-def _show(table: object) -> None:
+def _show(table: pa.Table) -> None:
     import duckdb
 
-    connection = duckdb.connect()
-    click.echo(str(connection.from_arrow(table)))
+    click.echo(str(duckdb.connect().from_arrow(table)))
 
 
 @click.command(short_help="Make one HTML file of the answers.")
@@ -98,5 +108,49 @@ def _show(table: object) -> None:
 @click.option("-o", "--out", required=True, type=FilePath, metavar="report.html", help="The file.")
 @debug_option
 def report(store: str, names: tuple[str, ...], out: Path) -> None:
-    """Run analyses (by default all that the store has the sites for) and draw them in one file."""
-    raise NotImplementedError
+    """Draw the answers of analyses on the store RUN in one HTML file that works offline.
+
+    Without names: every analysis whose sites the store has and that needs no parameter.
+    """
+    from residuum import open as open_store
+    from residuum.analyses import registry
+    from residuum.report import build
+
+    opened = open_store(store)
+    asked = [registry.find(name) for name in names] or _fitting(opened)
+    if not asked:
+        message = (
+            f"{store} has the sites of no analysis: `residuum analyses` lists what each needs."
+        )
+        raise SiteError(message)
+    page = build(_card(opened), [analysis.run(opened) for analysis in asked])
+    write_text(out, page)
+    click.echo(f"{out}: {', '.join(analysis.name for analysis in asked)}", err=True)
+
+
+def _fitting(store: Store) -> list[Analysis]:
+    from residuum.analyses import registry
+
+    return [
+        analysis
+        for analysis in registry.registered().values()
+        if all(set(need) & set(store.sites) for need in analysis.sites)
+        and all("default" in parameter for parameter in analysis.describe()["parameters"])
+    ]
+
+
+def _card(store: Store) -> StoreCard:
+    from residuum.report import StoreCard
+
+    facts = {
+        "Model": str(store.model.get("name")),
+        "Examples": f"{store.n_example:,}",
+        "Rows": f"{store.n_row:,}",
+        "Dtype": str(store.capture.get("dtype")),
+        "Inputs": ", ".join(part["inputs"]["name"] for part in store.resume.get("segments", [])),
+    }
+    sites = [
+        {"site": name, "axes": " x ".join(site.axes), "shape": " x ".join(map(str, site.shape))}
+        for name, site in ((name, store[name]) for name in store.sites)
+    ]
+    return StoreCard(store.path.name, facts, sites)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +12,6 @@ from residuum.cli.output import FORMATS, choose_format, print_json, write_relati
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from residuum.store import Store
 
 
 @click.command(short_help="Say what a store holds.")
@@ -26,34 +24,9 @@ def info(store: str, *, as_json: bool) -> None:
 
     opened = residuum.open(store)
     if as_json:
-        print_json(_described(opened))
+        print_json(opened.info())
     else:
-        click.echo(str(opened))
-
-
-def _described(store: Store) -> dict[str, Any]:
-    return {
-        "path": str(store.path),
-        "complete": store.complete,
-        "commit": store.commit,
-        "n_example": store.n_example,
-        "n_row": store.n_row,
-        "sites": [_site(store, name) for name in store.sites],
-        "model": store.attributes["model"],
-        "capture": store.attributes["capture"],
-    }
-
-
-def _site(store: Store, name: str) -> dict[str, Any]:
-    site = store[name]
-    return {
-        "name": str(name),
-        "shape": list(site.shape),
-        "axes": list(site.axes),
-        "dtype": str(site.dtype),
-        "layers": list(site.layers),
-        "nbytes": site.nbytes,
-    }
+        click.echo(repr(opened))
 
 
 @click.command(short_help="Check every checksum of a store.")
@@ -68,18 +41,11 @@ def verify(store: str, *, as_json: bool) -> None:
     from residuum.store import verify as verify_store
 
     report = verify_store(store)
-    problems = [{"file": file, "what": what} for file, what in report["problems"]]
     if as_json:
-        print_json({**report, "problems": problems})
-    elif problems:
-        for problem in problems:
-            click.echo(f"{problem['file']}: {problem['what']}", err=True)
+        print_json(report.to_json())
     else:
-        click.echo(
-            f"{store}: {report['files']} files, {report['chunks']} chunks, "
-            f"{report['bytes'] / 1e9:.3f} GB read back; nothing is wrong."
-        )
-    if problems:
+        click.echo(repr(report), err=not report.ok)
+    if not report.ok:
         raise click.exceptions.Exit(1)
 
 

@@ -46,7 +46,7 @@ def write_relation(relation: duckdb.DuckDBPyRelation, form: str, out: Path | Non
         _to(out, lambda stream: writer(relation, stream), binary=False)
 
 
-def _to(out: Path | None, write: Callable[[IO[Any]], None], *, binary: bool) -> None:
+def _to(out: Path | None, write: Callable[[IO[Any]], object], *, binary: bool) -> None:
     """Write to stdout, or to a file that appears when it is whole."""
     if out is None:
         write(sys.stdout.buffer if binary else sys.stdout)
@@ -61,6 +61,11 @@ def _to(out: Path | None, write: Callable[[IO[Any]], None], *, binary: bool) -> 
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write a text file that appears when it is whole."""
+    _to(out, lambda stream: stream.write(text), binary=False)
 
 
 def _table(relation: duckdb.DuckDBPyRelation, stream: IO[str]) -> None:
