@@ -1,5 +1,7 @@
 """Capture a model's activations once; ask them many times."""
 
+from typing import TYPE_CHECKING
+
 from residuum import query as query
 from residuum._residuum import __version__
 from residuum.errors import ResiduumError
@@ -7,4 +9,10 @@ from residuum.sites import Site
 from residuum.store import SiteArray, Store
 from residuum.store import open_store as open
 
-__all__ = ["ResiduumError", "Site", "SiteArray", "Store", "__version__", "open"]
+if TYPE_CHECKING:
+    from residuum.capture.run import capture as capture
+else:
+    # The package itself can be called; unlike the function in it, it needs no torch to be imported.
+    from residuum import capture
+
+__all__ = ["ResiduumError", "Site", "SiteArray", "Store", "__version__", "capture", "open"]
