@@ -1,3 +1,31 @@
 //! The store's reader and writer and the kernels: no Python, no `DuckDB`, no torch, no printing.
+//!
+//! A [`Store`] is a folder opened at its last [`Commit`]; a [`SiteArray`] is one Zarr array in it;
+//! a [`Writer`] fills arrays from many threads and makes commits. [`kernels`] are arrays in, arrays out
+//! and know nothing of stores.
+//!
+//! ```text
+//!            Writer ──shards, commits──▶ disk ──▶ Store ──▶ SiteArray::read ──▶ kernels
+//!                                         │
+//!                                      verify
+//! ```
 
+mod error;
 pub mod kernels;
+mod site;
+mod store;
+
+pub use error::{Error, Result};
+pub use site::{RowSpace, Site};
+pub use store::{
+    array::{Rows, SiteArray},
+    commit::{Commit, CommitArray, RowCounts},
+    counters::Counters,
+    dtype::{Dtype, Element, Source},
+    open::{FORMAT, Store},
+    spec::{ArraySpec, Codec},
+    statistics::{Moments, Statistics},
+    verify::{Problem, VerifyReport, verify},
+    weights::{Tensor, Weights},
+    writer::{CommitRequest, NonFinite, Run, Writer, WriterOptions},
+};

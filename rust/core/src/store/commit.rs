@@ -1,0 +1,154 @@
+//! Commit records: the only truth about how far a capture got.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    files::{self, read_small},
+    open::FORMAT,
+    spec::render,
+};
+use crate::{
+    error::{Error, Result},
+    site::RowSpace,
+};
+
+/// A number of rows per row space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// (example, token) pairs.
+    pub token: usize,
+    /// Distinct examples.
+    pub example: usize,
+}
+
+impl RowCounts {
+    /// The count of one space.
+    pub fn get(&self, space: RowSpace) -> usize {
+        match space {
+            RowSpace::Token => self.token,
+            RowSpace::Example => self.example,
+        }
+    }
+
+    pub(crate) fn set(&mut self, space: RowSpace, n: usize) {
+        match space {
+            RowSpace::Token => self.token = n,
+            RowSpace::Example => self.example = n,
+        }
+    }
+}
+
+/// What a commit says about one array.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitArray {
+    /// The captured layers; absent where the array has no layer axis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+}
+
+/// One record of `commits/`: self-contained, the highest valid number is the store's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Format of the store.
+    pub format: u64,
+    /// Number of the commit, from 0 (the empty store).
+    pub commit: u64,
+    /// True once the capture has nothing left to do.
+    pub complete: bool,
+    /// Rows that readers see.
+    pub rows: RowCounts,
+    /// Rows in published shards; at least `rows`.
+    pub physical_rows: RowCounts,
+    /// Examples in the tables.
+    pub n_example: u64,
+    /// The arrays, by path below the store.
+    pub arrays: BTreeMap<String, CommitArray>,
+    /// Parquet parts, by table.
+    pub tables: BTreeMap<String, Vec<String>>,
+    /// What the capture needs to go on; opaque here.
+    pub resume: Value,
+}
+
+impl Commit {
+    /// Reads and checks one record.
+    pub(crate) fn read(file: &Path, number: u64) -> Result<Self> {
+        let bytes = read_small(file)?;
+        let bad = |what: String| Error::damaged(file, what);
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|error| bad(format!("no commit record: {error}")))?;
+        let format = value.get("format").and_then(Value::as_u64).unwrap_or(0);
+        if format > FORMAT {
+            return Err(Error::NewerFormat { path: file.to_owned(), found: format, supported: FORMAT });
+        }
+        let commit: Self = serde_json::from_value(value)
+            .map_err(|error| bad(format!("no commit record: {error}")))?;
+        if commit.format != FORMAT || commit.commit != number {
+            return Err(bad(format!(
+                "it says format {} and commit {}, expected {FORMAT} and {number}",
+                commit.format, commit.commit
+            )));
+        }
+        for space in RowSpace::ALL {
+            if commit.physical_rows.get(space) < commit.rows.get(space) {
+                return Err(bad(format!("it shows more {} rows than it stores", space.as_str())));
+            }
+        }
+        Ok(commit)
+    }
+
+    /// Writes the record under its number; never replaces one.
+    pub(crate) fn publish(&self, store: &Path) -> Result<()> {
+        files::create_new_atomic(&file(store, self.commit), &render(self))
+    }
+}
+
+/// The file of commit `number`.
+pub(crate) fn file(store: &Path, number: u64) -> PathBuf {
+    store.join("commits").join(format!("{number:08}.json"))
+}
+
+/// Every commit file, ascending by number; other names are ignored.
+pub(crate) fn numbers(store: &Path) -> Result<Vec<u64>> {
+    let folder = store.join("commits");
+    let entries = match folder.read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(&folder, error)),
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io(&folder, error))?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        // Only names that we would write ourselves: eight digits or more, so that "+1.json" is not one.
+        let digits = stem.filter(|s| s.len() >= 8 && s.bytes().all(|b| b.is_ascii_digit()));
+        numbers.extend(digits.and_then(|s| s.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The newest valid record, and the numbers above it whose records are damaged.
+pub(crate) fn latest(store: &Path) -> Result<(Commit, Vec<u64>)> {
+    let mut damaged = Vec::new();
+    let mut first = None;
+    for number in numbers(store)?.into_iter().rev() {
+        match Commit::read(&file(store, number), number) {
+            Ok(commit) => return Ok((commit, damaged)),
+            Err(error @ Error::Damaged { .. }) => {
+                damaged.push(number);
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::Missing {
+        path: store.join("commits"),
+        why: "the store has no commit record, so nothing in it is complete; capture it again".into(),
+    }))
+}

@@ -1,0 +1,138 @@
+//! Files: bounded reads, atomic writes, positional I/O that names the path when it fails.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// The largest metadata file that is read into memory.
+const MAX_SMALL: u64 = 1 << 28;
+
+/// Reads a metadata file whole, refusing one of absurd size.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    let file = open(path)?;
+    let length = length(&file, path)?;
+    if length > MAX_SMALL {
+        return Err(Error::damaged(path, format!("{length} bytes are too many for this file")));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    read_at(&file, path, &mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Opens a file for reading.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| Error::io(path, error))
+}
+
+/// Opens a file for reading and writing, creating it and its folders where they are not there.
+pub(crate) fn open_write(path: &Path) -> Result<File> {
+    let try_open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    match try_open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            create_parent(path)?;
+            try_open().map_err(|error| Error::io(path, error))
+        }
+        other => other.map_err(|error| Error::io(path, error)),
+    }
+}
+
+/// The file's length in bytes.
+pub(crate) fn length(file: &File, path: &Path) -> Result<u64> {
+    Ok(file.metadata().map_err(|error| Error::io(path, error))?.len())
+}
+
+/// Fills `out` from `offset`; a file that ends before is damaged.
+pub(crate) fn read_at(file: &File, path: &Path, out: &mut [u8], offset: u64) -> Result<()> {
+    file.read_exact_at(out, offset).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => Error::damaged(
+            path,
+            format!("it ends before byte {}", offset.saturating_add(out.len() as u64)),
+        ),
+        _ => Error::io(path, error),
+    })
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    file.write_all_at(bytes, offset).map_err(|error| Error::io(path, error))
+}
+
+/// Creates the folder a file is to lie in.
+pub(crate) fn create_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))
+}
+
+/// Makes a folder's entries durable.
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
+    open(path)?.sync_all().map_err(|error| Error::io(path, error))
+}
+
+/// Makes a file's bytes durable.
+pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
+    file.sync_all().map_err(|error| Error::io(path, error))
+}
+
+/// Moves a finished file to its public place, replacing what was there.
+pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
+    create_parent(to)?;
+    fs::rename(from, to).map_err(|error| Error::io(to, error))
+}
+
+/// Writes a file so that readers see the old bytes or the new ones, and that it survives a crash.
+pub(crate) fn replace_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_beside(path, bytes, |temp| fs::rename(temp, path))
+}
+
+/// Like `replace_atomic`, but fails if the file is there already.
+pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_beside(path, bytes, |temp| {
+        fs::hard_link(temp, path)?;
+        fs::remove_file(temp)
+    })
+}
+
+fn write_beside(
+    path: &Path,
+    bytes: &[u8],
+    finish: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<()> {
+    create_parent(path)?;
+    let temp = temp_name(path);
+    let written = File::create(&temp)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|error| Error::io(&temp, error))
+        .and_then(|()| finish(&temp).map_err(|error| Error::io(path, error)));
+    if written.is_err() {
+        // The first error is the one to report; a leftover temporary file is ignored by readers.
+        let _ = fs::remove_file(&temp);
+    }
+    written?;
+    sync_folder(path.parent().unwrap_or(path))
+}
+
+fn temp_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+/// Removes a folder and all in it; fine if it is not there.
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file; fine if it is not there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, error)),
+        _ => Ok(()),
+    }
+}

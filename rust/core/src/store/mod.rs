@@ -1,0 +1,21 @@
+//! Open a store, locate chunks, read and write them. No maths beyond per-chunk statistics.
+//!
+//! ```text
+//! open ──▶ commit (what is visible)         writer/  queue ─▶ worker ─▶ lane ─▶ published shard
+//!   └────▶ array ──▶ index ──▶ files                            └─▶ statistics ──┘
+//!            └─────▶ spec (zarr.json)       verify: everything above, read back
+//! ```
+
+pub(crate) mod array;
+pub(crate) mod chunk;
+pub(crate) mod commit;
+pub(crate) mod counters;
+pub(crate) mod dtype;
+pub(crate) mod files;
+pub(crate) mod index;
+pub(crate) mod open;
+pub(crate) mod spec;
+pub(crate) mod statistics;
+pub(crate) mod verify;
+pub(crate) mod weights;
+pub(crate) mod writer;
