@@ -3,11 +3,16 @@
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers as tf
 from torch import nn
+
+# Models this small gain nothing from threads, and lose much on a busy machine.
+torch.set_num_threads(1)
 
 N_VOCAB = 31
 PAD, EOS = 0, 30
@@ -137,6 +142,28 @@ def randomise(model: nn.Module) -> None:
             else:
                 is_gain = "norm" in name.lower() or "ln_" in name
                 weight.copy_(0.3 * noise + float(is_gain and name.endswith("weight")))
+
+
+def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Write a model with its tokenizer or image processor, as a checkpoint folder."""
+    model = build(name, dtype)
+    model.save_pretrained(folder)
+    if KIND.get(name) == "image":
+        size = {"height": 12, "width": 12}
+        tf.CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size=size).save_pretrained(folder)
+    else:
+        tokenizer().save_pretrained(folder)
+    return model
+
+
+def tokenizer() -> tf.PreTrainedTokenizerFast:
+    """Return a tokenizer of `N_VOCAB` words: w0 to w28, then <bos> and <eos>; unknown is w2."""
+    words = {f"w{i}": i for i in range(29)} | {"<bos>": 29, "<eos>": EOS}
+    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w2"))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="w0", bos_token="<bos>", eos_token="<eos>", unk_token="w2"
+    )
 
 
 def examples(name: str) -> list[Any]:

@@ -8,10 +8,12 @@ from tiny_models import HEADS, KIND, MODELS, ROTARY, build, examples, in_64_bit
 from torch import nn
 
 from residuum.capture.adapters import adapter_for
+from residuum.capture.batch import Batch
 from residuum.capture.readout import final_norm, readout
 from residuum.capture.tracer import Tracer
 from residuum.sites import RowSpace, Site
 
+ACTIVATIONS = ("act", "act_fn", "activation_fn", "intermediate_act_fn")
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 Values = dict[tuple[Site, int | None], torch.Tensor]
 
@@ -166,8 +168,7 @@ def test_rotated_queries_and_keys_give_the_scores(traced):
     rotary = name in ROTARY
     for layer in tracer.layers:
         q, k = (
-            at[site, layer]
-            for site in ((Site.ROT_Q, Site.ROT_K) if rotary else (Site.Q, Site.K))
+            at[site, layer] for site in ((Site.ROT_Q, Site.ROT_K) if rotary else (Site.Q, Site.K))
         )
         scores = torch.einsum("bqhd,bkhd->bqhk", q, repeat_kv(k, q)) * tracer.dims.d_head**-0.5
         seen = at[Site.PATTERN, layer] != 0
@@ -209,30 +210,24 @@ def test_batched_equals_single(traced):
 
 def test_norm_scale_replays_the_norms(traced):
     _, model, tracer, at = traced
-    adapter, blocks = tracer.adapter, tracer.adapter.block_list(model)
-    for layer in tracer.layers:
-        post_norm = adapter.post_norm
-        entering = [at[Site.RESID_PRE, layer], at.get((Site.RESID_MID, layer))]
-        if entering[1] is None:
-            entering[1] = entering[0]
-        seen = {}
-        norms = [blocks[layer].get_submodule(path) for path in adapter.norms]
-        handles = [
-            norm.register_forward_hook(lambda m, a, o, i=i: seen.update({i: (a[0], o)}))
-            for i, norm in enumerate(norms)
-        ]
-        run_model(model, tracer)
-        for handle in handles:
-            handle.remove()
-        for i, norm in enumerate(norms):
-            into, out = seen[i]
-            if not post_norm:
-                torch.testing.assert_close(into, entering[i], **TIGHT)
-            centred = into - into.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else into
-            linear = centred / at[Site.NORM_SCALE, layer][..., i : i + 1] * norm.weight
-            bias = getattr(norm, "bias", None)
-            linear = linear if bias is None else linear + bias
-            torch.testing.assert_close(linear, out, **TIGHT)
+    blocks = tracer.adapter.block_list(model)
+    norms = [block.get_submodule(path) for block in blocks for path in tracer.adapter.norms]
+    passed = {}
+    handles = [
+        norm.register_forward_hook(lambda norm, args, out: passed.update({norm: (args[0], out)}))
+        for norm in norms
+    ]
+    run_model(model, tracer)
+    for handle in handles:
+        handle.remove()
+    scales = [scale for layer in tracer.layers for scale in at[Site.NORM_SCALE, layer].unbind(-1)]
+    assert len(scales) == len(norms)
+    for norm, scale in zip(norms, scales, strict=True):
+        entering, leaving = passed[norm]
+        if isinstance(norm, nn.LayerNorm):
+            entering = entering - entering.mean(-1, keepdim=True)
+        linear = entering / scale[..., None] * norm.weight + getattr(norm, "bias", 0.0)
+        torch.testing.assert_close(linear, leaving, **TIGHT)
 
 
 def test_mlp_sites_surround_the_activation(traced):
@@ -250,9 +245,6 @@ def test_mlp_sites_surround_the_activation(traced):
             up = block.mlp.up_proj(block.post_attention_layernorm(at[Site.RESID_MID, layer]))
             activated = activated * up
         torch.testing.assert_close(activated, at[Site.MLP_POST, layer], **TIGHT)
-
-
-ACTIVATIONS = ("act", "act_fn", "activation_fn", "intermediate_act_fn")
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -289,7 +281,9 @@ def test_an_encoders_vector_is_the_mean_over_own_tokens(name):
     torch.testing.assert_close(at[Site.POOLED, None], want, **TIGHT)
 
 
-@pytest.mark.parametrize("name", ["clip_text", "clip_text_gelu", "clip_vision", "clip_vision_joint"])
+@pytest.mark.parametrize(
+    "name", ["clip_text", "clip_text_gelu", "clip_vision", "clip_vision_joint"]
+)
 def test_clip_embeddings_are_the_models_own(name):
     model, tracer, at = everything(name)
     batch = tracer.collate(examples(name))
@@ -307,7 +301,9 @@ def test_clip_embeddings_are_the_models_own(name):
     final = at[Site.RESID_FINAL, None]
     last = torch.tensor(batch.lengths) - 1
     token = final[:, 0] if tracer.adapter.kind == "image" else final[torch.arange(len(last)), last]
-    got = final_norm(model, tracer.adapter)(token) @ readout(model, tracer.adapter).weights["W_proj"]
+    got = (
+        final_norm(model, tracer.adapter)(token) @ readout(model, tracer.adapter).weights["W_proj"]
+    )
     torch.testing.assert_close(got, want, **TIGHT)
 
 
@@ -368,8 +364,6 @@ def test_tensors_keep_the_models_dtype(dtype):
 def test_token_types_reach_the_encoder():
     model = build("bert")
     tracer = Tracer(model, adapter_for("BertModel"), [Site.RESID_FINAL])
-    from residuum.capture.batch import Batch
-
     ids, types = [[5, 6, 7]], [[0, 1, 1]]
     found = []
     batch = Batch.text(ids, pad_id=1, token_types=types)

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging
 
 from residuum.capture.adapters import ADAPTERS, Adapter, adapter_for, architecture_error
 from residuum.capture.facts import hash_files, hash_state, hash_tokenizer, model_facts
@@ -20,6 +23,7 @@ from residuum.errors import ModelError
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 _TWO_TOWERS = "CLIPModel"
 
 
@@ -209,7 +213,8 @@ def _load(folder: Path, class_name: str, options: Mapping[str, Any]) -> nn.Modul
     """Load weights; a weight that is missing from the files is an error, not a random number."""
     model_class = getattr(transformers, class_name)
     try:
-        model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        with _progress_on_terminals_only():
+            model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         message = f"the model folder {folder} cannot be loaded as {class_name}: {error}"
         raise ModelError(message) from error
@@ -222,6 +227,19 @@ def _load(folder: Path, class_name: str, options: Mapping[str, Any]) -> nn.Modul
         raise ModelError(message)
     loaded: nn.Module = model
     return loaded
+
+
+@contextmanager
+def _progress_on_terminals_only() -> Iterator[None]:
+    """Silence transformers' own progress bar where nobody watches it."""
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:
@@ -237,11 +255,17 @@ def _device(name: str) -> torch.device:
 
 
 def _processor(folder: Path, kind: str) -> Any:  # noqa: ANN401
+    what = "tokenizer" if kind == "text" else "image processor"
+    # Without files, AutoTokenizer makes an empty tokenizer that knows no word, and says nothing.
+    if kind == "text" and not any(file for name in _VOCABULARIES for file in folder.glob(name)):
+        message = (
+            f"the model folder {folder} has no {what}: none of {', '.join(_VOCABULARIES)} is in it"
+        )
+        raise ModelError(message)
     loader = AutoTokenizer if kind == "text" else AutoImageProcessor
     try:
         return loader.from_pretrained(folder)
     except (OSError, ValueError, ImportError) as error:
-        what = "tokenizer" if kind == "text" else "image processor"
         lines = str(error).strip().splitlines() or [type(error).__name__]
         message = f"the model folder {folder} has no {what} that can be loaded: {lines[0]}"
         raise ModelError(message) from error
