@@ -130,3 +130,10 @@ def test_chat_goes_through_the_template_without_more_special_tokens():
 def test_chat_without_template_is_refused():
     with pytest.raises(InputError, match=r"row 10 .* no chat template"):
         tokenise([[{"role": "user", "content": "w1"}]], LengthRule(8), PLAIN, "chat")
+
+
+def test_ids_that_the_model_does_not_know_name_the_row():
+    with pytest.raises(
+        InputError, match="row 11 has the token id 53, but the model knows ids 0 to 49"
+    ):
+        list(Tokeniser(PLAIN, LengthRule(8), 50)(["w1", "w49"], "text", 10))

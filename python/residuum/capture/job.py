@@ -80,7 +80,7 @@ class Job:
         source = ExampleSource(
             inputs,
             settings.positions,
-            tokeniser=None if loaded.tokenizer is None else Tokeniser(loaded.tokenizer, rule),
+            tokeniser=_tokeniser(loaded, rule),
             image_tokens=context if loaded.tokenizer is None else None,
         )
         survey = source.survey()
@@ -124,6 +124,13 @@ class Job:
 def stored_dtype(site: Site, dtype: Dtype) -> Dtype:
     """What a site is stored as; norm scales are few and divide everything, so they stay float32."""
     return "float32" if site is Site.NORM_SCALE else dtype
+
+
+def _tokeniser(loaded: LoadedModel, rule: LengthRule) -> Tokeniser | None:
+    if loaded.tokenizer is None:
+        return None
+    n_embedded = getattr(loaded.adapter.config(loaded.model), "vocab_size", None)
+    return Tokeniser(loaded.tokenizer, rule, n_embedded)
 
 
 def _layout(

@@ -87,10 +87,16 @@ class TokenisedText:
 class Tokeniser:
     """A model's tokenizer with the rule for long texts."""
 
-    def __init__(self, tokenizer: Any, rule: LengthRule) -> None:  # noqa: ANN401 - transformers is untyped
-        """Wrap a transformers tokenizer, fast or slow."""
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401 - transformers' tokenizers share no type
+        rule: LengthRule,
+        n_embedded: int | None = None,
+    ) -> None:
+        """Wrap a tokenizer, fast or slow, for a model that knows ``n_embedded`` token ids."""
         self._tokenizer = tokenizer
         self._rule = rule
+        self._n_embedded = n_embedded
         self._fast = bool(getattr(tokenizer, "is_fast", False))
 
     def __call__(
@@ -145,6 +151,13 @@ class Tokeniser:
                 f"row {row} has no tokens: the text is empty and this tokenizer adds none of its "
                 "own. "
                 "Take the row out."
+            )
+            raise InputError(message)
+        highest = int(whole.ids.max())
+        if self._n_embedded is not None and highest >= self._n_embedded:
+            message = (
+                f"row {row} has the token id {highest}, but the model knows ids 0 to "
+                f"{self._n_embedded - 1}: the tokenizer is not this model's."
             )
             raise InputError(message)
         rule = self._rule
