@@ -1,0 +1,114 @@
+//! Loops over slices that the compiler can turn into wide instructions.
+//!
+//! Sums go to a fixed number of lanes that are added in a fixed order, so that a result does not
+//! depend on the machine's vector width. Nothing here fuses a multiplication with an addition, for
+//! the same reason.
+
+use gemm_common::pulp::Arch;
+
+/// Lanes of every reduction.
+pub(crate) const LANE: usize = 16;
+
+/// Runs `work` compiled for the widest instructions this machine has.
+///
+/// Only what is inlined into `work` gains: the helpers below are `#[inline(always)]` for that.
+#[inline]
+pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}
+
+/// Natural exponential of an argument that is not above about 88; -87.3 and below give the
+/// smallest normal number instead of fading to zero. NaN stays NaN. Relative error below 3e-7.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts: the first has so few bits that its multiples are exact.
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.3 { -87.3 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let rest = x - whole * LN_2_HIGH - whole * LN_2_LOW;
+    // Taylor polynomial on |rest| <= ln(2)/2: the first term left out, rest^7 / 5040, is 1.2e-7.
+    let mut series = 1.0 / 720.0;
+    for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        series = series * rest + coefficient;
+    }
+    // The low bits of `shifted` hold the integer; moved to the exponent they are the power of two.
+    let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    series * f32::from_bits(power)
+}
+
+/// Hyperbolic tangent through [`exp`]: absolute error below 3e-7.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn tanh(x: f32) -> f32 {
+    // Beyond 10 the result is 1 to the last bit.
+    let magnitude = if x.abs() > 10.0 { 10.0 } else { x.abs() };
+    (1.0 - 2.0 / (exp(2.0 * magnitude) + 1.0)).copysign(x)
+}
+
+/// Largest value of `x`; -inf for an empty slice. NaN is passed over.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, value);
+        }
+    }
+    let rest = rest.iter().fold(f32::NEG_INFINITY, |a, &b| larger(a, b));
+    lanes.iter().fold(rest, |a, &b| larger(a, b))
+}
+
+/// Number of values above `bound`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn count_above(x: &[f32], bound: f32) -> u32 {
+    let mut lanes = [0_u32; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += u32::from(value > bound);
+        }
+    }
+    let rest: u32 = rest.iter().map(|&value| u32::from(value > bound)).sum();
+    lanes.iter().sum::<u32>() + rest
+}
+
+/// Sum over `f(x)` in f64, lane by lane.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn sum_by(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let mut lanes = [0.0_f64; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += f(f64::from(value));
+        }
+    }
+    let rest: f64 = rest.iter().map(|&value| f(f64::from(value))).sum();
+    lanes.iter().sum::<f64>() + rest
+}
+
+/// Sum of products in f64, lane by lane, over the shorter of the two slices.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; LANE];
+    let len = x.len().min(y.len());
+    let (x_blocks, x_rest) = x[..len].as_chunks::<LANE>();
+    let (y_blocks, y_rest) = y[..len].as_chunks::<LANE>();
+    for (x, y) in x_blocks.iter().zip(y_blocks) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += f64::from(x) * f64::from(y);
+        }
+    }
+    let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+    lanes.iter().sum::<f64>() + rest
+}
