@@ -12,16 +12,9 @@ from residuum.errors import SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import pyarrow as pa
-
-    from residuum.analyses.registry import Analysis
-    from residuum.report import StoreCard
-    from residuum.store import Store
-
-if TYPE_CHECKING:
-    from pathlib import Path
-from typing import TYPE_CHECKING
 
 
 @click.command(short_help="List what can be asked.")
@@ -114,43 +107,15 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
     """
     from residuum import open as open_store
     from residuum.analyses import registry
-    from residuum.report import build
+    from residuum.report import StoreCard, build
 
     opened = open_store(store)
-    asked = [registry.find(name) for name in names] or _fitting(opened)
+    asked = [registry.find(name) for name in names] or registry.answerable(opened)
     if not asked:
         message = (
             f"{store} has the sites of no analysis: `residuum analyses` lists what each needs."
         )
         raise SiteError(message)
-    page = build(_card(opened), [analysis.run(opened) for analysis in asked])
+    page = build(StoreCard.of(opened.info()), [analysis.run(opened) for analysis in asked])
     write_text(out, page)
     click.echo(f"{out}: {', '.join(analysis.name for analysis in asked)}", err=True)
-
-
-def _fitting(store: Store) -> list[Analysis]:
-    from residuum.analyses import registry
-
-    return [
-        analysis
-        for analysis in registry.registered().values()
-        if all(set(need) & set(store.sites) for need in analysis.sites)
-        and all("default" in parameter for parameter in analysis.describe()["parameters"])
-    ]
-
-
-def _card(store: Store) -> StoreCard:
-    from residuum.report import StoreCard
-
-    facts = {
-        "Model": str(store.model.get("name")),
-        "Examples": f"{store.n_example:,}",
-        "Rows": f"{store.n_row:,}",
-        "Dtype": str(store.capture.get("dtype")),
-        "Inputs": ", ".join(part["inputs"]["name"] for part in store.resume.get("segments", [])),
-    }
-    sites = [
-        {"site": name, "axes": " x ".join(site.axes), "shape": " x ".join(map(str, site.shape))}
-        for name, site in ((name, store[name]) for name in store.sites)
-    ]
-    return StoreCard(store.path.name, facts, sites)

@@ -1,7 +1,7 @@
 """Results as one HTML page that works offline. Computes nothing, reads no store.
 
-    build(card, results)  ->  str
-      StoreCard           what the store is: the header of the page
+    build(StoreCard.of(store.info()), results)  ->  str
+      card.py             what the store is: the head of the page
       sections.py         a result -> sections, by the module here that has the analysis' name
       charts.py, theme.py Vega-Lite charts through Altair, light and dark
       page.py             HTML and style around them, the chart library inlined once
@@ -9,8 +9,9 @@
 Needs the `report` extra (altair, vl-convert-python).
 """
 
+from residuum.report.card import StoreCard
 from residuum.report.charts import Chart
-from residuum.report.page import StoreCard, build
+from residuum.report.page import build
 from residuum.report.sections import Section, sections
 
 __all__ = ["Chart", "Section", "StoreCard", "build", "sections"]

@@ -6,7 +6,6 @@ Nothing in the page names another address, so it opens from a disk without a net
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,18 +13,10 @@ from typing import Any
 import vl_convert
 
 from residuum.analyses.result import Result
+from residuum.report.card import StoreCard
 from residuum.report.charts import Chart, vl_version
 from residuum.report.sections import Section, sections
 from residuum.report.theme import config
-
-
-@dataclass(frozen=True)
-class StoreCard:
-    """What the head of the page says about the store."""
-
-    name: str
-    facts: Mapping[str, str]
-    sites: Sequence[Mapping[str, object]] = field(default_factory=tuple)
 
 
 def build(card: StoreCard, results: Sequence[Result]) -> str:

@@ -1,0 +1,107 @@
+"""From a residual row to a logit as a linear map, with the final norm's scale frozen.
+
+With LayerNorm (weights w, b), logit[t] = scale * (norm(x) @ W_U + b_U)[t] and norm(x) divides by
+one number per row. Holding that number at its captured value makes the logit a sum over the
+components of x: each adds `component @ direction[t] / divisor`, and what is left is `constant[t]`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residuum import kernels
+from residuum.errors import SiteError, StoreError
+from residuum.kernels import LensStats, Norm
+
+if TYPE_CHECKING:
+    from residuum.store import Store
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The final norm and the unembedding of a model.
+
+    `w_u`: [d_model, d_vocab]; `b_u`: [d_vocab] or None.
+    """
+
+    norm: Norm
+    w_u: Floats
+    b_u: Floats | None
+    logit_scale: float
+    logit_softcap: float | None
+
+    def linear(self, tokens: NDArray[np.int32]) -> tuple[Floats, NDArray[np.float64]]:
+        """What the logit of each token reads, the norm's divisor left out.
+
+        Returns:
+            Directions [token, d_model] for rows before the norm, and constants [token], the part of
+            the logit that no component carries.
+
+        """
+        folded, constant = self.norm.fold(self.w_u[:, tokens])
+        bias = 0.0 if self.b_u is None else self.b_u[tokens]
+        directions = np.ascontiguousarray(folded.T * np.float32(self.logit_scale))
+        return directions, (constant.astype(np.float64) + bias) * self.logit_scale
+
+    def statistics(
+        self, normed: Floats, reference: Floats, targets: NDArray[np.int32], k: int
+    ) -> LensStats:
+        """The unembedding of normed rows as statistics; see `kernels.lens`."""
+        return kernels.lens(
+            normed,
+            self.w_u,
+            bias=self.b_u,
+            reference=reference,
+            targets=targets,
+            k=k,
+            logit_scale=self.logit_scale,
+            softcap=self.logit_softcap,
+        )
+
+
+def readout(store: "Store", *, analysis: str) -> Readout:
+    """The readout of the captured model.
+
+    Raises:
+        StoreError: The model has no unembedding, so that there are no logits to speak of.
+
+    """
+    weights, settings = store.weights, store.model["readout"]
+    if "W_U" not in weights:
+        message = (
+            f"{analysis} needs logits, but the model in {store.path} has no unembedding that reads "
+            "the final norm: capture a model with a language-model head (AutoModelForCausalLM)."
+        )
+        raise StoreError(message)
+    norm = Norm(
+        settings["norm"],
+        settings["eps"],
+        settings["norm_offset"],
+        weights.get("ln_final.w"),
+        weights.get("ln_final.b"),
+    )
+    scale, softcap = settings["logit_scale"], settings["logit_softcap"]
+    return Readout(norm, weights["W_U"], weights.get("b_U"), scale, softcap)
+
+
+def read_final(store: "Store", rows: slice) -> Floats:
+    """The last residual rows before the final norm, [row, d_model], float32.
+
+    From `resid_final`, or from the last layer of `resid_post`, which is the same.
+    """
+    if "resid_final" in store.sites:
+        return np.asarray(store["resid_final"].read(rows=rows), np.float32)
+    site = store["resid_post"]
+    last = site.shape[1] - 1
+    if last not in site.layers:
+        message = (
+            f"{store.path} holds resid_post without the last layer, {last}, and no resid_final: "
+            "capture again with --site resid_final."
+        )
+        raise SiteError(message)
+    final = site.read(rows=rows, layers=[last]).reshape(-1, site.shape[-1])
+    return np.asarray(final, np.float32)

@@ -1,0 +1,185 @@
+"""What can be asked: every module of this package that defines `ANALYSIS`, under its name.
+
+    Analysis.run(store, **params)
+        params.check      strings and values -> the analysis' frozen parameter class
+        require           are the sites there? if not, say what to capture
+        store.results     asked before under the same key? then read
+        compute           else work, and keep the tables in the store
+
+The key is a hash of the analysis' name and version, its parameters and the store's commit: a store
+that has grown, or an analysis that was corrected, is asked anew.
+"""
+
+import importlib
+import json
+import pkgutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from residuum import analyses
+from residuum.analyses import params as parameters
+from residuum.analyses.result import Result
+from residuum.errors import ArgumentError, SiteError
+from residuum.store import key_of
+
+if TYPE_CHECKING:
+    from residuum.store import Store
+
+Tables = dict[str, pa.Table]
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table an analysis makes: its name, what a row is, its columns with meaning and unit."""
+
+    name: str
+    row_is: str
+    schema: pa.Schema
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `residuum analyses --json`."""
+        notes = [(f, f.metadata or {}) for f in self.schema]
+        columns = [
+            {
+                "name": f.name,
+                "type": str(f.type),
+                "meaning": note.get(b"meaning", b"").decode(),
+                "unit": note.get(b"unit", b"").decode(),
+            }
+            for f, note in notes
+        ]
+        return {"name": self.name, "row_is": self.row_is, "columns": columns}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One method: what it is, what it needs, what it makes, and how.
+
+    `sites` is a tuple of needs; a need is a tuple of sites of which one must be there. `weights`
+    are the readout weights it cannot do without. `settle` puts what the store decides in the place
+    of parameters that were left out, so that a result says what it is of.
+    """
+
+    name: str
+    version: int
+    title: str
+    source: str
+    params: type
+    sites: tuple[tuple[str, ...], ...]
+    tables: tuple[TableSpec, ...]
+    compute: Callable[["Store", Any], Tables]
+    weights: tuple[str, ...] = ()
+    settle: Callable[["Store", Any], Any] = lambda _store, params: params
+
+    def run(self, store: "Store", **params: object) -> Result:
+        """The tables for these parameters, read from the store if they were asked for before.
+
+        Raises:
+            ArgumentError: A parameter that does not exist or does not fit.
+            SiteError: The store lacks a site; the message says what to capture.
+
+        """
+        asked: Any = parameters.check(self.params, params, analysis=self.name)
+        require(store, *self.sites, analysis=self.name)
+        chosen = self.settle(store, asked)
+        plain = json.loads(json.dumps(asdict(chosen)))
+        key = key_of(self.name, self.version, plain, store.commit)
+        kept = store.results.get(self.name, key)
+        if kept is not None:
+            tables, provenance = kept
+            return Result(self.name, plain, tables, provenance)
+        start = time.perf_counter()
+        tables = self._checked(self.compute(store, chosen))
+        provenance = {
+            "analysis": self.name,
+            "version": self.version,
+            "title": self.title,
+            "source": self.source,
+            "parameters": plain,
+            "commit": store.commit,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        kept_as = store.results.put(self.name, key, tables, provenance)
+        return Result(self.name, plain, tables, kept_as.provenance)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `residuum analyses --json`."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "source": self.source,
+            "version": self.version,
+            "sites": [list(need) for need in self.sites],
+            "weights": list(self.weights),
+            "parameters": parameters.describe(self.params),
+            "tables": [table.describe() for table in self.tables],
+        }
+
+    def _checked(self, tables: Tables) -> Tables:
+        """The tables in the declared order, each with exactly the declared columns."""
+        declared = {table.name: table.schema for table in self.tables}
+        if set(tables) != set(declared):
+            message = f"{self.name} made the tables {sorted(tables)}, declared {sorted(declared)}"
+            raise AssertionError(message)
+        return {name: tables[name].select(s.names).cast(s) for name, s in declared.items()}
+
+
+@cache
+def registered() -> Mapping[str, Analysis]:
+    """All analyses by name, in alphabetical order."""
+    found = {}
+    for module in pkgutil.iter_modules(analyses.__path__):
+        loaded = importlib.import_module(f"{analyses.__name__}.{module.name}")
+        analysis = getattr(loaded, "ANALYSIS", None)
+        if isinstance(analysis, Analysis):
+            found[analysis.name] = analysis
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def find(name: str) -> Analysis:
+    """The analysis of that name; the error lists the names."""
+    known = registered()
+    if name not in known:
+        message = f"there is no analysis {name!r}; there are: {', '.join(known)}"
+        raise ArgumentError(message)
+    return known[name]
+
+
+def answerable(store: "Store") -> list[Analysis]:
+    """The analyses that can be run on a store without parameters."""
+    have, weights = set(store.sites), set(store.weights)
+    return [
+        analysis
+        for analysis in registered().values()
+        if all(have.intersection(need) for need in analysis.sites)
+        and weights.issuperset(analysis.weights)
+    ]
+
+
+def run(name: str, store: "Store", **params: object) -> Result:
+    """Ask the store by the analysis' name."""
+    return find(name).run(store, **params)
+
+
+def require(store: "Store", *needs: tuple[str, ...], analysis: str) -> None:
+    """Refuse a store that lacks a site, naming what to capture.
+
+    Raises:
+        SiteError: None of the sites of one need is in the store.
+
+    """
+    have = [str(site) for site in store.sites]
+    for need in needs:
+        if not set(need) & set(have):
+            wanted = " or ".join(need)
+            message = (
+                f"{analysis} needs the site {wanted}, which {store.path} does not hold; it holds "
+                f"{', '.join(have) or 'none'}. Capture again with --site {need[0]}."
+            )
+            raise SiteError(message)

@@ -1,0 +1,57 @@
+"""Token ids for what people write: a number, or the text of a token."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residuum.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from residuum.store import Store
+
+# How tokenizers of the supported families spell what opens, closes and separates a text.
+SEPARATORS = frozenset(
+    {
+        "[CLS]",
+        "[SEP]",
+        "<s>",
+        "</s>",
+        "<bos>",
+        "<eos>",
+        "<|endoftext|>",
+        "<|startoftext|>",
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+    }
+)
+CLOSE = 8  # texts named by the error
+
+
+def token_ids(store: "Store", names: Iterable[str]) -> NDArray[np.int32]:
+    """The ids of tokens named by id or by decoded text, a leading blank being part of the text.
+
+    Raises:
+        ArgumentError: A name that is neither; the message offers texts that contain it.
+
+    """
+    vocabulary = list(store.vocabulary)
+    return np.array([_find(name, vocabulary) for name in names], np.int32)
+
+
+def separator_ids(store: "Store") -> NDArray[np.int32]:
+    """The ids of the usual opening, closing and separating tokens that the vocabulary has."""
+    known = [i for i, text in enumerate(store.vocabulary) if text.strip() in SEPARATORS]
+    return np.array(known, np.int32)
+
+
+def _find(name: str, vocabulary: list[str]) -> int:
+    if name in vocabulary:
+        return vocabulary.index(name)
+    if name.isdecimal() and int(name) < len(vocabulary):
+        return int(name)
+    close = [repr(text) for text in vocabulary if name.strip() and name.strip() in text][:CLOSE]
+    hint = f"; tokens that contain it: {', '.join(close)}" if close else ""
+    message = f"no token is {name!r}, neither as text nor as an id below {len(vocabulary)}{hint}"
+    raise ArgumentError(message)
