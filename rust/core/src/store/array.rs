@@ -20,7 +20,6 @@ use super::{
     chunk::{self, Segment},
     counters::Counters,
     dtype::Element,
-    files,
     index::{ShardIndex, index_bytes},
     spec::ArraySpec,
 };

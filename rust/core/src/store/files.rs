@@ -89,6 +89,11 @@ pub(crate) fn replace_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_beside(path, bytes, |temp| fs::rename(temp, path))
 }
 
+/// Like `replace_atomic`, but leaves a file alone that holds these bytes already.
+pub(crate) fn update_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { replace_atomic(path, bytes) }
+}
+
 /// Like `replace_atomic`, but fails if the file is there already.
 pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_beside(path, bytes, |temp| {

@@ -17,5 +17,6 @@ pub(crate) mod open;
 pub(crate) mod spec;
 pub(crate) mod statistics;
 pub(crate) mod verify;
+mod verify_shard;
 pub(crate) mod weights;
 pub(crate) mod writer;

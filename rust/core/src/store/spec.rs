@@ -301,6 +301,14 @@ impl ArraySpec {
             .render()
     }
 
+    /// True if `value` is `statistics_metadata` at some number of rows.
+    pub(crate) fn states_statistics(&self, value: &Value) -> bool {
+        let stated = value.pointer("/shape/0").and_then(Value::as_u64);
+        let Some(n_chunk) = stated.and_then(|n| usize::try_from(n).ok()) else { return false };
+        let Some(n_row) = n_chunk.checked_mul(self.chunk_rows) else { return false };
+        serde_json::from_slice::<Value>(&self.statistics_metadata(n_row)).is_ok_and(|ours| ours == *value)
+    }
+
     /// Reads an array's `zarr.json`; returns the description and the stated number of rows.
     pub(crate) fn parse(file: &Path, path: &str, bytes: &[u8]) -> Result<(Self, usize)> {
         let meta: ArrayMetadata = serde_json::from_slice(bytes)

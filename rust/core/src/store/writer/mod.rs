@@ -1,9 +1,34 @@
 //! Fills arrays from many threads within a memory budget, and makes commits.
+//!
+//! ```text
+//! write ─▶ cut (by chunk) ─▶ queue (bounded) ─▶ worker ─▶ lane ─▶ stage (files) ─▶ published shard
+//! commit ─▶ tail (last, partial shard) ─▶ zarr.json ─▶ commit record
+//! ```
+//!
+//! Order of durability: shards and statistics, then the folders they are in, then `zarr.json`, then the record.
 
-use std::{collections::BTreeMap, path::Path};
+mod commit;
+mod create;
+mod cut;
+mod lane;
+mod lock;
+mod progress;
+mod queue;
+mod stage;
+mod tail;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
 
 use serde_json::Value;
 
+use self::{cut::Piece, lane::Lane, queue::Queue, stage::Scratch};
 use super::{
     commit::{Commit, RowCounts},
     dtype::Source,
@@ -19,7 +44,7 @@ use crate::{
 pub struct WriterOptions {
     /// Bytes of rows and buffers held at any time.
     pub memory_bytes: usize,
-    /// Background threads; at least one is used.
+    /// Background threads; fewer are used where their buffers would not fit the memory, at least one.
     pub threads: usize,
 }
 
@@ -37,13 +62,13 @@ pub struct Run {
 /// What a commit is to say.
 #[derive(Clone, Debug, Default)]
 pub struct CommitRequest {
-    /// Rows that readers shall see, per row space.
+    /// Rows that readers shall see, per row space. Never fewer than before.
     pub rows: RowCounts,
     /// Examples in the tables.
     pub n_example: u64,
     /// Parquet parts, by table; durable already.
     pub tables: BTreeMap<String, Vec<String>>,
-    /// True if the capture is done.
+    /// True if the capture is done; the writer takes nothing more.
     pub complete: bool,
     /// True to publish the partly filled last shards, so that rows beyond the last full shard can be seen.
     pub publish_tail: bool,
@@ -51,7 +76,7 @@ pub struct CommitRequest {
     pub resume: Value,
 }
 
-/// Values that are not numbers, in one layer of one array, among the rows written by this writer.
+/// Values that are not numbers, in one layer of one array, among the rows that this writer took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonFinite {
     /// The array's path.
@@ -64,48 +89,207 @@ pub struct NonFinite {
     pub inf: u64,
 }
 
-/// Writes rows of a store's arrays. Shared between threads; dropping it without a commit loses only
-/// what was not committed.
-#[derive(Debug)]
+/// Writes rows of a store's arrays. Shared between threads; dropping it loses what was not committed,
+/// and nothing else.
 pub struct Writer {
-    arrays: Vec<ArraySpec>,
-    commit: Commit,
+    path: PathBuf,
+    shared: Arc<Shared>,
+    arrays: Vec<Arc<ArraySpec>>,
+    /// Index into `shared.lanes` of an array's first layer.
+    first_lane: Vec<usize>,
+    /// The most bytes of one job.
+    job_bytes: usize,
+    state: Mutex<State>,
+    threads: Vec<JoinHandle<()>>,
+    /// Held for its lock.
+    _lock: File,
 }
 
-fn unfinished() -> Error {
-    Error::BadCommit { why: "the writer is being built".into() }
+/// What the background threads see.
+struct Shared {
+    lanes: Vec<Lane>,
+    queue: Queue<Job>,
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc, clippy::unused_self, reason = "skeleton")]
+/// The last commit and the number of the next.
+struct State {
+    last: Commit,
+    next: u64,
+}
+
+enum Job {
+    /// Rows of one chunk, in the stored dtype.
+    Rows { lane: usize, piece: Piece, bytes: Vec<u8> },
+    /// Publish what lies below row `visible` of the last shard.
+    Tail { lane: usize, visible: usize, last: bool },
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("path", &self.path)
+            .field("arrays", &self.arrays)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Writer {
-    pub fn create(_path: &Path, _arrays: Vec<ArraySpec>, _options: WriterOptions) -> Result<Self> {
-        Err(unfinished())
+    /// The arrays, in the order of their numbers in `write`.
+    pub fn arrays(&self) -> impl ExactSizeIterator<Item = &ArraySpec> {
+        self.arrays.iter().map(AsRef::as_ref)
     }
-    pub fn open(_path: &Path, _options: WriterOptions) -> Result<Self> {
-        Err(unfinished())
+
+    /// The store's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-    pub fn arrays(&self) -> &[ArraySpec] {
-        &self.arrays
-    }
+
+    /// The newest commit, this writer's or the one it was opened at.
     pub fn last_commit(&self) -> Commit {
-        self.commit.clone()
+        self.lock().last.clone()
     }
-    pub fn physical_rows(&self, space: RowSpace) -> usize {
-        self.commit.physical_rows.get(space)
+
+    /// Takes rows of one layer of one array: converts them here, writes them in the background.
+    ///
+    /// `src` is `[row, row_len]`; `layer` is 0 where the array has no layer axis. Rows may come in any order,
+    /// each once. Rows that were published before the writer was opened are dropped: they are there.
+    /// Waits while the queue holds its share of the memory budget.
+    ///
+    /// # Errors
+    /// For an array, layer, dtype or length that does not fit, and for any earlier failure in the background.
+    pub fn write(
+        &self,
+        array: usize,
+        layer: usize,
+        src: Source<'_>,
+        row_len: usize,
+        runs: &[Run],
+    ) -> Result<()> {
+        let (lane_number, lane) = self.lane(array, layer)?;
+        let spec = &lane.spec;
+        check_source(spec, src, row_len, runs)?;
+        let max_rows = (self.job_bytes / spec.row_bytes()).max(1);
+        for piece in cut::cut(spec, lane.base, max_rows, runs) {
+            let n_bytes = piece.n_row() * spec.row_bytes();
+            self.shared.queue.reserve(n_bytes)?;
+            let mut bytes = Vec::with_capacity(n_bytes);
+            for run in &piece.runs {
+                src.encode(spec.dtype, run.src_row * row_len, run.n * row_len, &mut bytes);
+            }
+            self.shared.queue.push(Job::Rows { lane: lane_number, piece, bytes }, n_bytes);
+        }
+        Ok(())
     }
-    pub fn write(&self, _array: usize, _layer: usize, _src: Source<'_>, _row_len: usize, _runs: &[Run]) -> Result<()> {
-        Err(unfinished())
+
+    /// Rows up to which every array of that space lies in full, published shards. Exact after `flush`.
+    ///
+    /// # Errors
+    /// For any earlier failure in the background.
+    pub fn sealed_rows(&self, space: RowSpace) -> Result<usize> {
+        self.shared.queue.check()?;
+        Ok(self.sealed(space))
     }
-    pub fn sealed_rows(&self, _space: RowSpace) -> Result<usize> {
-        Err(unfinished())
-    }
+
+    /// Waits until every row handed over is in its file.
+    ///
+    /// # Errors
+    /// For any failure in the background.
     pub fn flush(&self) -> Result<()> {
-        Err(unfinished())
+        self.shared.queue.flush()
     }
-    pub fn commit(&self, _request: CommitRequest) -> Result<Commit> {
-        Err(unfinished())
-    }
+
+    /// Layers with NaN or infinite values among the rows taken so far. Exact after `flush`.
     pub fn nonfinite(&self) -> Vec<NonFinite> {
-        Vec::new()
+        let counts = self.shared.lanes.iter().map(|lane| (lane, lane.nonfinite()));
+        counts
+            .filter(|(_, (nan, inf))| nan + inf > 0)
+            .map(|(lane, (nan, inf))| NonFinite {
+                array: lane.spec.path.clone(),
+                layer: lane.layer,
+                nan,
+                inf,
+            })
+            .collect()
     }
+
+    /// The smallest sealed count of the space's lanes; without lanes, what the last commit says.
+    fn sealed(&self, space: RowSpace) -> usize {
+        let lanes = self.shared.lanes.iter().filter(|lane| lane.spec.row_space == space);
+        lanes.map(Lane::sealed_rows).min().unwrap_or_else(|| self.lock().last.rows.get(space))
+    }
+
+    fn lane(&self, array: usize, layer: usize) -> Result<(usize, &Lane)> {
+        let spec = self.arrays.get(array).ok_or_else(|| Error::OutOfRange {
+            site: "writer".into(),
+            axis: "array".into(),
+            index: array as u64,
+            length: self.arrays.len(),
+        })?;
+        let place = match spec.n_layer {
+            Some(_) => spec.layers.binary_search(&layer).ok(),
+            None => (layer == 0).then_some(0),
+        };
+        let place = place.ok_or_else(|| Error::LayerNotCaptured {
+            site: spec.name().to_owned(),
+            layer,
+            captured: spec.layers.clone(),
+        })?;
+        let number = self.first_lane[array] + place;
+        Ok((number, &self.shared.lanes[number]))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        for thread in self.threads.drain(..) {
+            // A panic in a thread was reported through the queue.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A background thread's life.
+    fn work(&self) {
+        let mut scratch = Scratch::default();
+        self.queue.run(|job| match job {
+            Job::Rows { lane, piece, bytes } => self.lanes[lane].take(&piece, &bytes, &mut scratch),
+            Job::Tail { lane, visible, last } => {
+                self.lanes[lane].publish_tail(visible, last, &mut scratch)
+            }
+        });
+    }
+}
+
+/// Checks that the source has the array's row length and holds every row that a run names.
+fn check_source(spec: &ArraySpec, src: Source<'_>, row_len: usize, runs: &[Run]) -> Result<()> {
+    src.check(&spec.path, spec.dtype)?;
+    if row_len != spec.row_len() {
+        let what = format!("a row for `{}`", spec.path);
+        return Err(Error::Length { what, found: row_len, expected: spec.row_len() });
+    }
+    // Beyond this, byte offsets could overflow.
+    let limit = usize::MAX / 16 / spec.row_bytes();
+    for run in runs {
+        let end = run.src_row.checked_add(run.n).and_then(|rows| rows.checked_mul(row_len));
+        if end.is_none_or(|end| end > src.len()) {
+            let what = format!("the source of rows {}..+{} for `{}`", run.src_row, run.n, spec.path);
+            let expected = end.unwrap_or(usize::MAX);
+            return Err(Error::Length { what, found: src.len(), expected });
+        }
+        if run.dst_row.checked_add(run.n).is_none_or(|end| end > limit) {
+            return Err(Error::OutOfRange {
+                site: spec.name().to_owned(),
+                axis: "row".into(),
+                index: run.dst_row as u64,
+                length: limit,
+            });
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,118 @@
+//! Making a commit: tails, folders, shapes, and at last the record.
+
+use std::collections::BTreeSet;
+
+use super::{CommitRequest, Job, Writer, create::write_array_metadata};
+use crate::{
+    error::{Error, Result},
+    site::RowSpace,
+    store::{
+        commit::{Commit, RowCounts},
+        files,
+        open::FORMAT,
+    },
+};
+
+impl Writer {
+    /// Makes everything up to the requested rows durable and visible, and returns the record.
+    ///
+    /// Waits for the queue first; other threads' `write` waits until the commit is made. After a failed
+    /// commit the writer takes nothing more; the store stays at the commit before.
+    ///
+    /// # Errors
+    /// `BadCommit` if rows would disappear or are not published, `RowMissing` if `publish_tail` covers a row
+    /// that never came, and any failure in the background.
+    pub fn commit(&self, request: CommitRequest) -> Result<Commit> {
+        let pause = self.shared.queue.pause()?;
+        self.check_request(&request)?;
+        let done = self.make_commit(&request, &pause);
+        match &done {
+            Err(error) => {
+                self.shared.queue.stop(&format!("a commit failed: {error}"));
+            }
+            Ok(_) if request.complete => {
+                self.shared.queue.stop("the capture is complete; open the store again to add to it");
+            }
+            Ok(_) => {}
+        }
+        done
+    }
+
+    /// Refuses what can be refused before a file is touched; the writer goes on after that.
+    fn check_request(&self, request: &CommitRequest) -> Result<()> {
+        let bad = |why: String| Err(Error::BadCommit { why });
+        for space in RowSpace::ALL {
+            let (asked, before) = (request.rows.get(space), self.lock().last.rows.get(space));
+            if asked < before {
+                return bad(format!("{before} {} rows are visible already, not {asked}", space.as_str()));
+            }
+            let published = self.sealed(space).max(self.lock().last.physical_rows.get(space));
+            if !request.publish_tail && self.has_lanes(space) && asked > published {
+                return bad(format!(
+                    "{asked} {} rows cannot be shown, only {published} lie in full shards",
+                    space.as_str()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn make_commit(
+        &self,
+        request: &CommitRequest,
+        pause: &super::queue::Pause<'_, Job>,
+    ) -> Result<Commit> {
+        if request.publish_tail {
+            let lanes = self.shared.lanes.iter().enumerate();
+            pause.run_all(lanes.map(|(lane, it)| Job::Tail {
+                lane,
+                visible: request.rows.get(it.spec.row_space),
+                last: request.complete,
+            }))?;
+        }
+        let mut folders = BTreeSet::new();
+        self.shared.lanes.iter().for_each(|lane| lane.fresh_folders(&mut folders));
+        for folder in &folders {
+            files::sync_folder(folder)?;
+        }
+        let before = self.lock().last.clone();
+        for spec in &self.arrays {
+            write_array_metadata(&self.path, spec, request.rows.get(spec.row_space))?;
+        }
+        let commit = Commit {
+            format: FORMAT,
+            commit: self.lock().next,
+            complete: request.complete,
+            rows: request.rows,
+            physical_rows: self.physical_rows(request, &before),
+            n_example: request.n_example,
+            arrays: before.arrays,
+            tables: request.tables.clone(),
+            resume: request.resume.clone(),
+        };
+        commit.publish(&self.path)?;
+        let mut state = self.lock();
+        state.next += 1;
+        state.last = commit.clone();
+        drop(state);
+        if request.complete {
+            files::remove_tree(&self.path.join("staging"))?;
+        }
+        Ok(commit)
+    }
+
+    fn physical_rows(&self, request: &CommitRequest, before: &Commit) -> RowCounts {
+        let mut physical = RowCounts::default();
+        for space in RowSpace::ALL {
+            let asked = request.rows.get(space);
+            let shown = if request.publish_tail || !self.has_lanes(space) { asked } else { 0 };
+            let rows = self.sealed(space).max(shown).max(before.physical_rows.get(space));
+            physical.set(space, rows);
+        }
+        physical
+    }
+
+    fn has_lanes(&self, space: RowSpace) -> bool {
+        self.shared.lanes.iter().any(|lane| lane.spec.row_space == space)
+    }
+}

@@ -1,0 +1,232 @@
+//! A writer's beginning: a new store's arrays, or an existing store at its last commit.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use super::{Shared, State, Writer, WriterOptions, lane::Lane, lock, queue::Queue, stage::Scratch};
+use crate::{
+    error::{Error, Result},
+    store::{
+        commit::{self, Commit, CommitArray, RowCounts},
+        counters::Counters,
+        files,
+        open::{FORMAT, open_array, read_attributes},
+        spec::{ArraySpec, group_metadata},
+    },
+};
+
+impl Writer {
+    /// Makes the arrays of a new store and commit 0, which is empty. The root's `zarr.json` must be there.
+    ///
+    /// # Errors
+    /// `NotAStore` without the root, `StoreExists` if there are commits, `BadSpec`, `Budget`, `Locked`, `Io`.
+    pub fn create(path: &Path, arrays: Vec<ArraySpec>, options: WriterOptions) -> Result<Self> {
+        read_attributes(path)?;
+        check_arrays(&arrays)?;
+        Limits::new(&arrays, options)?;
+        if !commit::numbers(path)?.is_empty() {
+            return Err(Error::StoreExists { path: path.to_owned() });
+        }
+        let lock = lock_and_clean(path)?;
+        write_metadata(path, &arrays)?;
+        let first = empty_commit(&arrays);
+        first.publish(path)?;
+        Self::start(path, arrays, first, 1, options, lock)
+    }
+
+    /// Goes on from the last commit: staging is cleaned, shards beyond the commit are removed.
+    ///
+    /// # Errors
+    /// As `Store::open`, and `Budget`, `Locked`, `Io`.
+    pub fn open(path: &Path, options: WriterOptions) -> Result<Self> {
+        read_attributes(path)?;
+        let lock = lock_and_clean(path)?;
+        let (last, _) = commit::latest(path)?;
+        let counters = Arc::new(Counters::default());
+        let mut arrays = Vec::with_capacity(last.arrays.len());
+        for name in last.arrays.keys() {
+            let array = open_array(path, name, &last, &counters)?;
+            array.check_present()?;
+            arrays.push(array.spec().clone());
+        }
+        check_arrays(&arrays)?;
+        for spec in &arrays {
+            remove_orphans(path, spec, last.physical_rows.get(spec.row_space))?;
+        }
+        // Damaged records keep their numbers.
+        let next = commit::numbers(path)?.last().map_or(0, |number| number + 1);
+        Self::start(path, arrays, last, next, options, lock)
+    }
+
+    fn start(
+        path: &Path,
+        arrays: Vec<ArraySpec>,
+        last: Commit,
+        next: u64,
+        options: WriterOptions,
+        lock: File,
+    ) -> Result<Self> {
+        let limits = Limits::new(&arrays, options)?;
+        let arrays: Vec<Arc<ArraySpec>> = arrays.into_iter().map(Arc::new).collect();
+        let (mut lanes, mut first_lane) = (Vec::new(), Vec::new());
+        for spec in &arrays {
+            first_lane.push(lanes.len());
+            let base = last.physical_rows.get(spec.row_space);
+            let keys = spec.layer_keys();
+            lanes.extend(keys.into_iter().map(|layer| Lane::new(path, spec, layer, base)));
+        }
+        let shared = Arc::new(Shared { lanes, queue: Queue::new(limits.queue) });
+        let mut writer = Self {
+            path: path.to_owned(),
+            shared,
+            arrays,
+            first_lane,
+            job_bytes: limits.job,
+            state: Mutex::new(State { last, next }),
+            threads: Vec::with_capacity(limits.threads),
+            _lock: lock,
+        };
+        for number in 0..limits.threads {
+            let shared = Arc::clone(&writer.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("residuum-writer-{number}"))
+                .spawn(move || shared.work())
+                .map_err(|error| Error::io(path, error))?;
+            writer.threads.push(thread);
+        }
+        Ok(writer)
+    }
+}
+
+/// How the memory budget is divided.
+struct Limits {
+    threads: usize,
+    /// Bytes of rows in jobs.
+    queue: usize,
+    /// Bytes of rows in one job.
+    job: usize,
+}
+
+impl Limits {
+    fn new(arrays: &[ArraySpec], options: WriterOptions) -> Result<Self> {
+        let Some(widest) = arrays.iter().max_by_key(|spec| Scratch::bytes(spec)) else {
+            return Ok(Self { threads: 1, queue: 1, job: 1 });
+        };
+        let scratch = Scratch::bytes(widest);
+        let row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
+        // Converting 16-bit rows of one format to the other passes through a second copy of the job.
+        let needed = scratch.saturating_add(row.saturating_mul(2));
+        if options.memory_bytes < needed {
+            return Err(Error::Budget {
+                array: widest.path.clone(),
+                budget: options.memory_bytes,
+                needed,
+            });
+        }
+        let fit = (options.memory_bytes / 2 / scratch).max(1);
+        let threads = options.threads.clamp(1, fit);
+        let queue = (options.memory_bytes / 2).min(options.memory_bytes - threads * scratch).max(row);
+        Ok(Self { threads, queue, job: (queue / 4).max(row) })
+    }
+}
+
+/// Checks each array and that they can live in one store.
+fn check_arrays(arrays: &[ArraySpec]) -> Result<()> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for spec in arrays {
+        spec.check()?;
+        let bad = |why: String| Err(Error::BadSpec { array: spec.path.clone(), why });
+        if spec.shard_rows != arrays[0].shard_rows {
+            return bad(format!(
+                "its shards have {} rows, those of `{}` {}; a store has one number",
+                spec.shard_rows, arrays[0].path, arrays[0].shard_rows
+            ));
+        }
+        if seen.insert(&spec.path, spec.shard_rows).is_some() {
+            return bad("it is listed twice".into());
+        }
+    }
+    Ok(())
+}
+
+fn empty_commit(arrays: &[ArraySpec]) -> Commit {
+    let entry = |spec: &ArraySpec| {
+        let layers = spec.n_layer.map(|_| spec.layers.clone());
+        (spec.path.clone(), CommitArray { layers })
+    };
+    Commit {
+        format: FORMAT,
+        commit: 0,
+        complete: false,
+        rows: RowCounts::default(),
+        physical_rows: RowCounts::default(),
+        n_example: 0,
+        arrays: arrays.iter().map(entry).collect(),
+        tables: BTreeMap::new(),
+        resume: serde_json::Value::Null,
+    }
+}
+
+fn write_metadata(store: &Path, arrays: &[ArraySpec]) -> Result<()> {
+    for spec in arrays {
+        let groups = [spec.path.split('/').next(), spec.statistics.then_some("statistics")];
+        for group in groups.into_iter().flatten() {
+            files::replace_atomic(&store.join(group).join("zarr.json"), &group_metadata())?;
+        }
+        write_array_metadata(store, spec, 0)?;
+    }
+    files::sync_folder(store)
+}
+
+/// Writes the `zarr.json` of an array and of its statistics for `n_row` rows.
+pub(super) fn write_array_metadata(store: &Path, spec: &ArraySpec, n_row: usize) -> Result<()> {
+    let array = store.join(&spec.path).join("zarr.json");
+    files::update_atomic(&array, &spec.metadata(n_row))?;
+    if spec.statistics {
+        let statistics = store.join("statistics").join(spec.name()).join("zarr.json");
+        files::update_atomic(&statistics, &spec.statistics_metadata(n_row))?;
+    }
+    Ok(())
+}
+
+/// Takes the writer's lock and empties the staging folder, which holds nothing that a commit promises.
+fn lock_and_clean(store: &Path) -> Result<File> {
+    let staging = store.join("staging");
+    let lock = lock::take(&staging)?;
+    let entries = staging.read_dir().map_err(|error| Error::io(&staging, error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| Error::io(&staging, error))?.path();
+        if path.file_name().is_some_and(|name| name == "writer.lock") {
+            continue;
+        }
+        if path.is_dir() {
+            files::remove_tree(&path)?;
+        } else {
+            files::remove(&path)?;
+        }
+    }
+    Ok(lock)
+}
+
+/// Removes shards, and their statistics, that lie wholly beyond the last commit: a crash left them.
+fn remove_orphans(store: &Path, spec: &ArraySpec, physical_rows: usize) -> Result<()> {
+    let keep = physical_rows.div_ceil(spec.shard_rows);
+    for folder in [store.join(&spec.path), store.join("statistics").join(spec.name())] {
+        let shards = folder.join("c");
+        let Ok(entries) = fs::read_dir(&shards) else { continue };
+        for entry in entries {
+            let path = entry.map_err(|error| Error::io(&shards, error))?.path();
+            let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+            match number {
+                Some::<usize>(shard) if shard >= keep && path.is_dir() => files::remove_tree(&path)?,
+                Some(shard) if shard >= keep => files::remove(&path)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

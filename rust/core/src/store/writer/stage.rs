@@ -1,0 +1,226 @@
+//! The staging files of one shard under construction, and how they become public.
+//!
+//! `*.shard` becomes the shard: chunks at their final places (plain) or appended in order (compressed).
+//! `*.raw` holds the rows of compressed chunks that are not full yet. `*.stat` becomes the statistics.
+//! Files are opened for each use and closed after it, so that many open shards need few handles.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::Result,
+    store::{
+        files,
+        index::{CRC, Entry, ShardIndex, append_crc, encode_chunk},
+        spec::{ArraySpec, Codec},
+        statistics::{Accumulator, chunk_bytes, shard_bytes},
+    },
+};
+
+/// A worker's buffers, reused from job to job.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) stored: Vec<u8>,
+    pub(super) chunk: Vec<u8>,
+    pub(super) statistics: Vec<u8>,
+    pub(super) accumulator: Accumulator,
+}
+
+impl Scratch {
+    /// Bytes that the buffers may take for this array.
+    pub(super) fn bytes(spec: &ArraySpec) -> usize {
+        let packed = match spec.codec {
+            Codec::None => spec.chunk_bytes() + CRC,
+            Codec::Zstd => crate::store::index::encoded_bound(spec),
+        };
+        let kept = if spec.statistics {
+            shard_bytes(spec) + CRC + Accumulator::bytes(spec.row_len())
+        } else {
+            0
+        };
+        // One packed chunk as read, one as written, and the decoded rows between them.
+        spec.chunk_bytes() + 2 * packed + kept
+    }
+}
+
+/// Paths and array of one shard under construction.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) spec: &'a ArraySpec,
+    pub(super) shard_file: PathBuf,
+    pub(super) raw_file: PathBuf,
+    pub(super) stat_file: PathBuf,
+    /// Where the shard will be published.
+    pub(super) public_shard: PathBuf,
+    /// Where its statistics will be published.
+    pub(super) public_stat: PathBuf,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(
+        store: &Path,
+        spec: &'a ArraySpec,
+        layer: Option<usize>,
+        shard: usize,
+    ) -> Self {
+        let folder = store.join("staging").join(spec.path.replace('/', "."));
+        let layer_name = layer.map_or_else(|| "all".to_owned(), |layer| layer.to_string());
+        let name = |kind: &str| folder.join(format!("{layer_name}-{shard}.{kind}"));
+        Self {
+            spec,
+            shard_file: name("shard"),
+            raw_file: name("raw"),
+            stat_file: name("stat"),
+            public_shard: store.join(&spec.path).join(spec.shard_key(shard, layer)),
+            public_stat: store
+                .join("statistics")
+                .join(spec.name())
+                .join(ArraySpec::statistics_key(shard, layer)),
+        }
+    }
+
+    /// The file that holds rows until their chunk is full, and where chunk `chunk` starts in it.
+    fn rows_at(&self, chunk: usize) -> (&Path, u64) {
+        let (file, stride) = match self.spec.codec {
+            Codec::None => (&self.shard_file, self.spec.chunk_bytes() + CRC),
+            Codec::Zstd => (&self.raw_file, self.spec.chunk_bytes()),
+        };
+        (file, (chunk * stride) as u64)
+    }
+
+    /// Where the plain chunk `chunk` starts in the staged shard.
+    pub(super) fn plain_offset(&self, chunk: usize) -> u64 {
+        (chunk * (self.spec.chunk_bytes() + CRC)) as u64
+    }
+
+    /// Writes rows of one chunk: `runs` are (first row in the chunk, rows), `bytes` the rows in that order.
+    pub(super) fn write_rows(
+        &self,
+        chunk: usize,
+        runs: impl Iterator<Item = (usize, usize)>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let (path, start) = self.rows_at(chunk);
+        let file = files::open_write(path)?;
+        let row_bytes = self.spec.row_bytes();
+        let mut rest = bytes;
+        for (first, n) in merged(runs) {
+            let (mine, after) = rest.split_at(n * row_bytes);
+            files::write_at(&file, path, mine, start + (first * row_bytes) as u64)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Reads the first `n_row` rows of a chunk back into `out`, which becomes exactly that long.
+    pub(super) fn read_rows(&self, chunk: usize, n_row: usize, out: &mut Vec<u8>) -> Result<()> {
+        let (path, start) = self.rows_at(chunk);
+        out.resize(n_row * self.spec.row_bytes(), 0);
+        files::read_at(&files::open(path)?, path, out, start)
+    }
+
+    /// Writes the checksum behind a plain chunk whose rows are there.
+    pub(super) fn write_crc(&self, chunk: usize, rows: &[u8]) -> Result<()> {
+        let file = files::open_write(&self.shard_file)?;
+        let offset = self.plain_offset(chunk) + self.spec.chunk_bytes() as u64;
+        files::write_at(&file, &self.shard_file, &crc32c::crc32c(rows).to_le_bytes(), offset)
+    }
+
+    /// Compresses a chunk and writes it at `offset` of the staged shard.
+    pub(super) fn append(&self, offset: u64, rows: &[u8]) -> Result<Entry> {
+        let bytes = encode_chunk(self.spec, &self.shard_file, rows)?;
+        let file = files::open_write(&self.shard_file)?;
+        files::write_at(&file, &self.shard_file, &bytes, offset)?;
+        Ok(Entry { offset, nbytes: bytes.len() as u64 })
+    }
+
+    /// Computes and writes a chunk's statistics from its rows.
+    pub(super) fn write_statistics(
+        &self,
+        chunk: usize,
+        rows: &[u8],
+        accumulator: &mut Accumulator,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !self.spec.statistics {
+            return Ok(());
+        }
+        buffer.clear();
+        accumulator.chunk(self.spec.dtype, self.spec.row_len(), rows, buffer);
+        let file = files::open_write(&self.stat_file)?;
+        let offset = (chunk * chunk_bytes(self.spec)) as u64;
+        files::write_at(&file, &self.stat_file, buffer, offset)
+    }
+
+    /// Finishes a shard: `tail` goes behind byte `end` of `file`, all is made durable and published.
+    pub(super) fn publish_shard(&self, file_path: &Path, end: u64, tail: &[u8]) -> Result<()> {
+        let file = files::open_write(file_path)?;
+        file.set_len(end).map_err(|error| crate::Error::io(file_path, error))?;
+        files::write_at(&file, file_path, tail, end)?;
+        files::sync(&file, file_path)?;
+        files::publish(file_path, &self.public_shard)
+    }
+
+    /// Finishes statistics: chunks from `n_chunk` on are filled, the checksum appended, the file published.
+    pub(super) fn publish_statistics(
+        &self,
+        file_path: &Path,
+        n_chunk: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !self.spec.statistics {
+            return Ok(());
+        }
+        let written = n_chunk * chunk_bytes(self.spec);
+        let file = files::open_write(file_path)?;
+        buffer.clear();
+        buffer.resize(shard_bytes(self.spec), 0);
+        files::read_at(&file, file_path, &mut buffer[..written], 0)?;
+        crate::Dtype::F32.fill_bytes(&mut buffer[written..]);
+        append_crc(buffer);
+        files::write_at(&file, file_path, &buffer[written..], written as u64)?;
+        files::sync(&file, file_path)?;
+        files::publish(file_path, &self.public_stat)
+    }
+
+    /// Publishes a shard whose chunks are all done.
+    pub(super) fn seal(&self, encoded: &[Entry], buffer: &mut Vec<u8>) -> Result<()> {
+        let n = self.spec.shard_chunks();
+        let (index, end) = match self.spec.codec {
+            Codec::None => (ShardIndex::uncompressed(self.spec, n), self.plain_offset(n)),
+            Codec::Zstd => (
+                ShardIndex { entries: encoded.iter().copied().map(Some).collect() },
+                encoded.last().map_or(0, |entry| entry.offset + entry.nbytes),
+            ),
+        };
+        self.publish_statistics(&self.stat_file, n, buffer)?;
+        self.publish_shard(&self.shard_file, end, &index.render())?;
+        files::remove(&self.raw_file)
+    }
+
+    /// Copies a staging file, so that the copy can be published while the original is still filled.
+    pub(super) fn copy(from: &Path) -> Result<PathBuf> {
+        let to = from.with_extension("tail");
+        if from.exists() {
+            fs::copy(from, &to).map_err(|error| crate::Error::io(&to, error))?;
+        } else {
+            files::remove(&to)?;
+        }
+        Ok(to)
+    }
+}
+
+/// Joins neighbouring runs, so that each stretch of rows is one call to the system.
+fn merged(runs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
+    let mut joined: Vec<(usize, usize)> = Vec::new();
+    for (first, n) in runs {
+        match joined.last_mut() {
+            Some(last) if last.0 + last.1 == first => last.1 += n,
+            _ => joined.push((first, n)),
+        }
+    }
+    joined
+}
+

@@ -1,0 +1,215 @@
+//! The last, partly filled shard: published for a commit, and taken up again when writing goes on.
+
+use std::path::Path;
+
+use super::{
+    lane::Lane,
+    progress::Progress,
+    stage::{Scratch, Stage},
+};
+use crate::{
+    error::{Error, Result},
+    store::{
+        files,
+        index::{CRC, Entry, ShardIndex, decode_chunk, encode_chunk},
+        spec::Codec,
+    },
+};
+
+impl Stage<'_> {
+    /// Begins a shard of which `stored` rows are published already, by copying them to the staging files.
+    pub(super) fn load(&self, stored: usize, scratch: &mut Scratch) -> Result<Progress> {
+        let mut progress = Progress::new(self.spec);
+        if stored == 0 {
+            return Ok(progress);
+        }
+        let path = self.public_shard.as_path();
+        let file = files::open(path)?;
+        let index = ShardIndex::read(self.spec, &file, path, files::length(&file, path)?)?;
+        let chunk_rows = self.spec.chunk_rows;
+        for chunk in 0..stored.div_ceil(chunk_rows) {
+            let entry = index.entries[chunk]
+                .ok_or_else(|| Error::damaged(path, format!("its index lacks chunk {chunk}")))?;
+            read_chunk(self, &file, path, chunk, entry, scratch)?;
+            let n = (stored - chunk * chunk_rows).min(chunk_rows);
+            self.restore(&mut progress, chunk, n, scratch)?;
+        }
+        // Just made, so that no row can have been claimed.
+        let _ = progress.claim(0, stored);
+        Ok(progress)
+    }
+
+    /// Puts the first `n` rows of a published chunk, decoded in `scratch.chunk`, back into the staging files.
+    fn restore(
+        &self,
+        progress: &mut Progress,
+        chunk: usize,
+        n: usize,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let rows = &scratch.chunk[..n * self.spec.row_bytes()];
+        let full = progress.add_written(chunk, n, self.spec.chunk_rows);
+        if !full || self.spec.codec == Codec::None {
+            self.write_rows(chunk, std::iter::once((0, n)), rows)?;
+        }
+        if !full {
+            return Ok(());
+        }
+        self.write_statistics(chunk, rows, &mut scratch.accumulator, &mut scratch.statistics)?;
+        match self.spec.codec {
+            Codec::None => self.write_crc(chunk, rows)?,
+            Codec::Zstd => {
+                progress.set_ready(chunk);
+                let entry = self.append(progress.encoded_end(), rows)?;
+                progress.encoded.push(entry);
+            }
+        }
+        progress.n_done += 1;
+        Ok(())
+    }
+
+    /// Publishes the first `n` rows of the shard; the staging files are consumed if `last`, else copied.
+    fn publish_tail(
+        &self,
+        progress: &Progress,
+        n: usize,
+        last: bool,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let spec = self.spec;
+        let (full, rest) = (n / spec.chunk_rows, n % spec.chunk_rows);
+        if rest > 0 {
+            self.read_partial(progress, full, rest, scratch)?;
+        }
+        let use_or_copy =
+            |path: &Path| if last { Ok(path.to_owned()) } else { Stage::copy(path) };
+        let (shard, stat) = (use_or_copy(&self.shard_file)?, use_or_copy(&self.stat_file)?);
+        let mut entries: Vec<Entry> = match spec.codec {
+            Codec::None => ShardIndex::uncompressed(spec, full).entries.into_iter().flatten().collect(),
+            Codec::Zstd => progress.encoded[..full].to_vec(),
+        };
+        let end = entries.last().map_or(0, |entry| entry.offset + entry.nbytes);
+        let mut tail = Vec::new();
+        if rest > 0 {
+            let chunk = &mut scratch.chunk;
+            if spec.statistics {
+                let rows = &chunk[..rest * spec.row_bytes()];
+                scratch.statistics.clear();
+                scratch.accumulator.chunk(spec.dtype, spec.row_len(), rows, &mut scratch.statistics);
+                let file = files::open_write(&stat)?;
+                let offset = (full * scratch.statistics.len()) as u64;
+                files::write_at(&file, &stat, &scratch.statistics, offset)?;
+            }
+            spec.dtype.fill_bytes(&mut chunk[rest * spec.row_bytes()..]);
+            tail = encode_chunk(spec, &shard, chunk)?;
+            entries.push(Entry { offset: end, nbytes: tail.len() as u64 });
+        }
+        let n_chunk = entries.len();
+        let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+        entries.resize(spec.shard_chunks(), None);
+        tail.extend(ShardIndex { entries }.render());
+        self.publish_statistics(&stat, n_chunk, &mut scratch.statistics)?;
+        self.publish_shard(&shard, end, &tail)?;
+        if last { files::remove(&self.raw_file) } else { Ok(()) }
+    }
+
+    /// Reads the first `n` rows of the chunk that the tail ends in into a chunk-long `scratch.chunk`.
+    fn read_partial(
+        &self,
+        progress: &Progress,
+        chunk: usize,
+        n: usize,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if let Some(entry) = progress.encoded.get(chunk) {
+            let file = files::open(&self.shard_file)?;
+            read_chunk(self, &file, &self.shard_file, chunk, *entry, scratch)?;
+        } else {
+            self.read_rows(chunk, n, &mut scratch.chunk)?;
+        }
+        scratch.chunk.resize(self.spec.chunk_bytes(), 0);
+        Ok(())
+    }
+}
+
+/// Reads and decodes one chunk of a shard into `scratch.chunk`.
+fn read_chunk(
+    stage: &Stage<'_>,
+    file: &std::fs::File,
+    path: &Path,
+    chunk: usize,
+    entry: Entry,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    // Bounded by the chunk's size when the index was read.
+    scratch.stored.resize(usize::try_from(entry.nbytes).unwrap_or(CRC), 0);
+    files::read_at(file, path, &mut scratch.stored, entry.offset)?;
+    decode_chunk(stage.spec, path, chunk, &scratch.stored, &mut scratch.chunk)
+}
+
+impl Lane {
+    /// Publishes rows up to `visible` that lie in a shard which is not full. Call only while nothing is queued.
+    pub(super) fn publish_tail(
+        &self,
+        visible: usize,
+        last: bool,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let shard_rows = self.spec.shard_rows;
+        let first = self.sealed_rows() / shard_rows;
+        // What was published stays published.
+        let visible = visible.max(self.base);
+        if visible <= first * shard_rows {
+            return Ok(());
+        }
+        let n = visible - first * shard_rows;
+        let mut state = self.lock();
+        let stored = self.base.saturating_sub(first * shard_rows);
+        if !state.open.contains_key(&first) {
+            if n > stored {
+                return Err(self.missing(first * shard_rows + stored));
+            }
+            // Nothing new: what is published stays, unless a crash left more than its commit says.
+            if n == stored && self.stage(first).holds_exactly(n, scratch)? {
+                return Ok(());
+            }
+        }
+        let progress = self.open_shard(&mut state, first, scratch)?;
+        if n >= shard_rows || progress.first_missing(n).is_some() {
+            let row = progress.first_missing(n.min(shard_rows)).unwrap_or(shard_rows);
+            return Err(self.missing(first * shard_rows + row));
+        }
+        self.stage(first).publish_tail(progress, n, last, scratch)?;
+        state.fresh.insert(first);
+        if last {
+            state.open.remove(&first);
+        }
+        Ok(())
+    }
+
+    fn missing(&self, row: usize) -> Error {
+        Error::RowMissing { array: self.spec.path.clone(), layer: self.layer, row }
+    }
+}
+
+impl Stage<'_> {
+    /// True if the published shard ends at row `n`: no chunk beyond it, fill values behind it.
+    fn holds_exactly(&self, n: usize, scratch: &mut Scratch) -> Result<bool> {
+        let (path, spec) = (self.public_shard.as_path(), self.spec);
+        let file = files::open(path)?;
+        let index = ShardIndex::read(spec, &file, path, files::length(&file, path)?)?;
+        let n_chunk = n.div_ceil(spec.chunk_rows);
+        if index.entries.iter().skip(n_chunk).any(Option::is_some) {
+            return Ok(false);
+        }
+        let rest = n % spec.chunk_rows;
+        let Some(entry) = index.entries[n_chunk - 1].filter(|_| rest > 0) else {
+            return Ok(rest == 0);
+        };
+        read_chunk(self, &file, path, n_chunk - 1, entry, scratch)?;
+        let behind = &scratch.chunk[rest * spec.row_bytes()..];
+        let mut fill = behind.to_vec();
+        spec.dtype.fill_bytes(&mut fill);
+        Ok(behind == fill)
+    }
+}
