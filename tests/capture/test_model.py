@@ -46,6 +46,15 @@ def test_a_folder_gives_its_own_weights(tmp_path, name, loaded_as):
     assert (loaded.facts["tokenizer_hash"] is None) == (name in KIND)
 
 
+def test_facts_do_not_depend_on_where_the_folder_lies(tmp_path):
+    facts = []
+    for parent in ("here", "there"):
+        folder = tmp_path / parent / "model"
+        save("llama", folder)
+        facts.append(load_model(folder, device="cpu").facts)
+    assert facts[0] == facts[1]
+
+
 def test_the_dtype_is_the_checkpoints_unless_told_otherwise(tmp_path):
     save("gpt2", tmp_path, torch.bfloat16)
     assert load_model(tmp_path, device="cpu").facts["dtype"] == "bfloat16"
@@ -58,6 +67,14 @@ def test_the_attention_implementation_can_be_chosen(tmp_path):
     save("gpt2", tmp_path)
     loaded = load_model(tmp_path, device="cpu", attn_implementation="eager")
     assert loaded.facts["attn_implementation"] == "eager"
+
+
+def test_loading_says_nothing_where_nobody_watches(tmp_path, capfd):
+    save("bert_mlm", tmp_path)
+    edit_config(tmp_path, architectures=["BertModel"])
+    capfd.readouterr()
+    load_model(tmp_path, device="cpu")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_in_memory_is_used_as_it_is():

@@ -26,6 +26,9 @@ def model_facts(
     `d_mlp`, `d_vocab`, `d_embed`; None where the model has none); `context` is the longest example.
     """
     config = adapter.config(model)
+    settings_of_body = json.loads(config.to_json_string(use_diff=False))
+    # Where the checkpoint lay is no property of the model.
+    settings_of_body.pop("_name_or_path", None)
     return {
         "name": name,
         "revision": revision,
@@ -37,7 +40,7 @@ def model_facts(
         "sites": [site.value for site in adapter.sites(model)],
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "attn_implementation": config._attn_implementation,
-        "config": json.loads(config.to_json_string(use_diff=False)),
+        "config": settings_of_body,
         "weights_hash": weights_hash,
         "readout": dict(settings(model, adapter)),
     }

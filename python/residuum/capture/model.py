@@ -213,7 +213,7 @@ def _load(folder: Path, class_name: str, options: Mapping[str, Any]) -> nn.Modul
     """Load weights; a weight that is missing from the files is an error, not a random number."""
     model_class = getattr(transformers, class_name)
     try:
-        with _progress_on_terminals_only():
+        with _quietly():
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         message = f"the model folder {folder} cannot be loaded as {class_name}: {error}"
@@ -230,16 +230,21 @@ def _load(folder: Path, class_name: str, options: Mapping[str, Any]) -> nn.Modul
 
 
 @contextmanager
-def _progress_on_terminals_only() -> Iterator[None]:
-    """Silence transformers' own progress bar where nobody watches it."""
-    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
+def _quietly() -> Iterator[None]:
+    """Keep transformers' report of a load to ourselves: what is missing from it is raised.
+
+    Its progress bar stays where somebody watches it.
+    """
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:
