@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::ffi::table::TableFunction;
 use crate::ffi::types::SqlType;
 use crate::ffi::value::Arguments;
-use crate::ffi::vector::{Column, OutputChunk, chunk_capacity};
+use crate::ffi::vector::{Column, OutputChunk, bigint, chunk_capacity};
 use crate::registry;
 use crate::selection::{Layout, Selection};
 use crate::spans::Span;
@@ -52,8 +52,19 @@ impl Content {
 #[derive(Debug)]
 pub(crate) struct Scan {
     projection: Vec<Content>,
-    needs_data: bool,
+    decoding: Decoding,
     next_unit: AtomicUsize,
+}
+
+/// What the projected columns need of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decoding {
+    /// Nothing: only numbers of rows, layers and heads.
+    None,
+    /// Its elements, in the worker's memory.
+    Chunk,
+    /// Its elements as they are, in `vec` alone: they can be decoded into the column.
+    Column,
 }
 
 /// The selected rows of one chunk, at one layer.
@@ -124,8 +135,8 @@ impl TableFunction for Activations {
 
     fn start(&self, projection: &[usize]) -> Result<Scan> {
         let projection: Vec<_> = projection.iter().map(|&column| self.columns[column]).collect();
-        let needs_data = projection.iter().any(|content| content.needs_data());
-        Ok(Scan { projection, needs_data, next_unit: AtomicUsize::new(0) })
+        let decoding = self.decoding(&projection);
+        Ok(Scan { projection, decoding, next_unit: AtomicUsize::new(0) })
     }
 
     fn n_thread(&self, _scan: &Scan) -> usize {
@@ -140,12 +151,22 @@ impl TableFunction for Activations {
         let capacity = self.capacity(scan);
         let mut n_filled = 0;
         while n_filled < capacity {
-            let Some(unit) = self.unit(scan, worker)? else { break };
+            let Some(unit) = self.unit(scan, worker) else { break };
             let n_left = unit.span.n_row * self.selection.n_head() - worker.n_done;
             let n = n_left.min(capacity - n_filled);
+            let into_column =
+                scan.decoding == Decoding::Column && worker.n_done == 0 && n == n_left;
+            if worker.n_done == 0 && scan.decoding != Decoding::None && !into_column {
+                self.decode(unit, worker)?;
+            }
             for (index, &content) in scan.projection.iter().enumerate() {
                 let mut column = out.column(index, self.sql_type(content), n_filled + n)?;
-                self.write(content, unit, worker, n_filled, &mut column)?;
+                if into_column && content == Content::Vec {
+                    let vectors = column.vectors(self.layout.width)?;
+                    self.read(unit, &mut vectors[n_filled * self.layout.width..])?;
+                } else {
+                    self.write(content, unit, worker, n_filled, &mut column)?;
+                }
             }
             worker.n_done += n;
             n_filled += n;
@@ -195,25 +216,45 @@ impl Activations {
         }
     }
 
-    /// The unit that the thread is at; a new one, decoded if need be, where the last is done.
-    fn unit(&self, scan: &Scan, worker: &mut Worker) -> Result<Option<Unit>> {
-        if worker.unit.is_none() {
-            let index = scan.next_unit.fetch_add(1, Ordering::Relaxed);
-            if index >= self.n_unit() || self.selection.n_head() == 0 {
-                return Ok(None);
-            }
-            let n_span = self.selection.spans.len();
-            let layer = self.selection.layers[index / n_span];
-            let span = self.selection.spans.get(index % n_span);
-            if scan.needs_data {
-                worker.chunk.resize(span.chunk_len * self.layout.row_len(), 0.0);
-                let rows = span.chunk_first..span.chunk_first + span.chunk_len;
-                self.site.read_block_f32(rows, layer, &mut worker.chunk)?;
-            }
-            worker.unit = Some(Unit { layer, span });
-            worker.n_done = 0;
+    fn decoding(&self, projection: &[Content]) -> Decoding {
+        let n_data = projection.iter().filter(|content| content.needs_data()).count();
+        match n_data {
+            0 => Decoding::None,
+            1 if projection.contains(&Content::Vec) && self.is_everything() => Decoding::Column,
+            _ => Decoding::Chunk,
         }
-        Ok(worker.unit)
+    }
+
+    /// Whether whole chunks are selected: all rows and all heads.
+    fn is_everything(&self) -> bool {
+        self.selection.n_head() == self.layout.n_head() && self.selection.spans.is_everything()
+    }
+
+    /// The unit that the thread is at; a new one where the last is done.
+    fn unit(&self, scan: &Scan, worker: &mut Worker) -> Option<Unit> {
+        if worker.unit.is_none() && self.selection.n_head() > 0 {
+            let index = scan.next_unit.fetch_add(1, Ordering::Relaxed);
+            let n_span = self.selection.spans.len();
+            if index < self.n_unit() {
+                let layer = self.selection.layers[index / n_span];
+                let span = self.selection.spans.get(index % n_span);
+                worker.unit = Some(Unit { layer, span });
+                worker.n_done = 0;
+            }
+        }
+        worker.unit
+    }
+
+    /// Decodes the unit's chunk into the worker's memory.
+    fn decode(&self, unit: Unit, worker: &mut Worker) -> Result<()> {
+        worker.chunk.resize(unit.span.chunk_len * self.layout.row_len(), 0.0);
+        self.read(unit, &mut worker.chunk)
+    }
+
+    /// Reads the rows of the unit's chunk into `out`: `[row, head, feature]`.
+    fn read(&self, unit: Unit, out: &mut [f32]) -> Result<()> {
+        let rows = unit.span.chunk_first..unit.span.chunk_first + unit.span.chunk_len;
+        Ok(self.site.read_block_f32(rows, unit.layer, out)?)
     }
 
     /// Writes one column from output row `at` on: the unit's vectors from `worker.n_done` on.
@@ -228,11 +269,11 @@ impl Activations {
         let vectors = worker.n_done..;
         match content {
             Content::Row => zip(&mut column.integers()?[at..], vectors, |index| {
-                self.selection.spans.row(self.row_and_head(unit, index).0) as i64
+                bigint(self.selection.spans.row(self.row_and_head(unit, index).0))
             }),
-            Content::Layer => column.integers()?[at..].fill(unit.layer as i64),
+            Content::Layer => column.integers()?[at..].fill(bigint(unit.layer)),
             Content::Head => zip(&mut column.integers()?[at..], vectors, |index| {
-                self.row_and_head(unit, index).1 as i64
+                bigint(self.row_and_head(unit, index).1)
             }),
             Content::Norm => zip(&mut column.floats()?[at..], vectors, |index| {
                 norm(self.vector(unit, worker, index))
@@ -257,8 +298,7 @@ impl Activations {
     ) -> Result<()> {
         let width = self.layout.width;
         let out = &mut column.vectors(width)?[at * width..];
-        let all_heads = self.selection.n_head() == self.layout.n_head();
-        if all_heads && self.selection.spans.is_everything() {
+        if self.is_everything() {
             let start = worker.n_done * width;
             out.copy_from_slice(&worker.chunk[start..start + out.len()]);
             return Ok(());

@@ -10,12 +10,17 @@
 //! ```
 
 mod activations;
+mod blocks;
 mod chunk_cache;
 mod counters;
 mod failure;
 #[allow(unsafe_code, reason = "the one place that calls DuckDB's C API; see its first lines")]
 mod ffi;
+mod head_logits;
 mod listing;
+mod logit_lens;
+mod nearest;
+mod readout;
 mod registry;
 mod selection;
 mod sites;
@@ -30,6 +35,9 @@ use ffi::connection::Connection;
 fn register(connection: &Connection) -> Result<()> {
     connection.register_table::<activations::Activations>()?;
     connection.register_table::<counters::Counters>()?;
+    connection.register_table::<head_logits::HeadLogits>()?;
+    connection.register_table::<logit_lens::LogitLens>()?;
+    connection.register_table::<nearest::Nearest>()?;
     connection.register_table::<sites::Sites>()?;
     connection.register_scalar(vec::Vector::list())?;
     for function in vec::Vector::arrays() {

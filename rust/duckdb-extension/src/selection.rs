@@ -111,11 +111,7 @@ pub(crate) fn layers(arguments: &Arguments, site: &SiteArray) -> Result<Vec<usiz
     }
 }
 
-fn heads(
-    arguments: &Arguments,
-    site: &SiteArray,
-    layout: &Layout,
-) -> Result<Option<Vec<usize>>> {
+fn heads(arguments: &Arguments, site: &SiteArray, layout: &Layout) -> Result<Option<Vec<usize>>> {
     let asked = arguments.indices("heads")?;
     let Some((axis, n_head)) = &layout.head_axis else {
         return match asked {
@@ -137,7 +133,12 @@ fn heads(
 }
 
 /// The error for an index past the end of an axis.
-pub(crate) fn beyond(axis: &str, index: impl std::fmt::Display, site: &str, length: usize) -> Failure {
+pub(crate) fn beyond(
+    axis: &str,
+    index: impl std::fmt::Display,
+    site: &str,
+    length: usize,
+) -> Failure {
     Failure::new(format!(
         "{axis} {index} does not exist: `{axis}` of site `{site}` has length {length}"
     ))

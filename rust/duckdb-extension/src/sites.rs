@@ -12,7 +12,7 @@ use crate::ffi::scalar::ScalarFunction;
 use crate::ffi::table::TableFunction;
 use crate::ffi::types::SqlType;
 use crate::ffi::value::Arguments;
-use crate::ffi::vector::OutputChunk;
+use crate::ffi::vector::{OutputChunk, bigint};
 use crate::listing::Listing;
 use crate::registry;
 use crate::selection::Layout;
@@ -82,12 +82,7 @@ impl TableFunction for Sites {
         Ok(())
     }
 
-    fn fill(
-        &self,
-        scan: &Listing<Entry>,
-        (): &mut (),
-        out: &mut OutputChunk<'_>,
-    ) -> Result<usize> {
+    fn fill(&self, scan: &Listing<Entry>, (): &mut (), out: &mut OutputChunk<'_>) -> Result<usize> {
         scan.fill(out, write)
     }
 }
@@ -101,27 +96,18 @@ impl Entry {
         Self {
             name: site.name().to_owned(),
             axes: spec.dimension_names.clone(),
-            shape: shape.into_iter().map(signed).collect(),
+            shape: shape.into_iter().map(bigint).collect(),
             dtype: spec.dtype.as_str(),
-            layers: spec.n_layer.map(|_| spec.layers.iter().copied().map(signed).collect()),
-            bytes: signed(site.n_row() * n_stored_layer * spec.row_bytes()),
+            layers: spec.n_layer.map(|_| spec.layers.iter().copied().map(bigint).collect()),
+            bytes: bigint(site.n_row() * n_stored_layer * spec.row_bytes()),
             vec_type: SqlType::floats(width).sql(),
             vec_function: Vector::for_width(width).name(),
         }
     }
 }
 
-fn signed(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 /// Writes column number `column` of `entries` into the projected column `index`.
-fn write(
-    out: &mut OutputChunk<'_>,
-    index: usize,
-    column: usize,
-    entries: &[Entry],
-) -> Result<()> {
+fn write(out: &mut OutputChunk<'_>, index: usize, column: usize, entries: &[Entry]) -> Result<()> {
     let (_, sql_type) = COLUMNS[column];
     let mut into = out.column(index, sql_type, entries.len())?;
     for (row, entry) in entries.iter().enumerate() {

@@ -1,5 +1,9 @@
 //! Selected rows, cut where the chunks of a site are cut, so that each chunk is one piece of work.
 
+use std::ops::Range;
+
+use residuum_core::Rows;
+
 /// The selected rows in ascending order, in runs that each lie within one chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
@@ -71,6 +75,14 @@ impl Spans {
         self.rows.as_ref().map_or(self.n_row, Vec::len)
     }
 
+    /// Selected rows `range`, to be read.
+    pub(crate) fn rows(&self, range: Range<usize>) -> Rows<'_> {
+        match &self.rows {
+            Some(rows) => Rows::Index(&rows[range]),
+            None => Rows::Range(range),
+        }
+    }
+
     /// Whether all rows are selected.
     pub(crate) fn is_everything(&self) -> bool {
         self.rows.is_none()
@@ -93,12 +105,8 @@ mod tests {
     fn selected_rows_are_grouped_by_chunk() {
         let spans = Spans::new(Some(vec![1, 3, 4, 9]), 10, 4);
         let found: Vec<_> = (0..spans.len()).map(|i| spans.get(i)).collect();
-        let chunk = |first, n_row, chunk_first, chunk_len| Span {
-            first,
-            n_row,
-            chunk_first,
-            chunk_len,
-        };
+        let chunk =
+            |first, n_row, chunk_first, chunk_len| Span { first, n_row, chunk_first, chunk_len };
         assert_eq!(found, [chunk(0, 2, 0, 4), chunk(2, 1, 4, 4), chunk(3, 1, 8, 2)]);
         assert_eq!(spans.row(3), 9);
     }

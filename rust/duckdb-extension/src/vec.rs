@@ -54,7 +54,9 @@ impl Vector {
 }
 
 fn is_fixed(width: usize) -> bool {
-    FIXED_WIDTHS.iter().any(|&(step, bound)| width > 0 && width <= bound && width % step == 0)
+    FIXED_WIDTHS
+        .iter()
+        .any(|&(step, bound)| width > 0 && width <= bound && width.is_multiple_of(step))
 }
 
 impl ScalarFunction for Vector {

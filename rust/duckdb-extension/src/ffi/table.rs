@@ -134,12 +134,14 @@ unsafe extern "C" fn start<F: TableFunction>(info: duckdb::duckdb_init_info) {
     let outcome = guarded(|| {
         // SAFETY: the bind data was set by `bind::<F>` and outlives the execution.
         let bound = unsafe { &*duckdb::duckdb_init_get_bind_data(info).cast::<Bound<F>>() };
-        // SAFETY: `info` is live, here and in the loop.
+        // SAFETY: `info` is live.
         let n = unsafe { duckdb::duckdb_init_get_column_count(info) };
-        let projection: Vec<usize> = (0..n)
-            .map(|index| unsafe { duckdb::duckdb_init_get_column_index(info, index) })
-            .map(|column| usize::try_from(column).unwrap_or(usize::MAX))
-            .collect();
+        let column = |index| {
+            // SAFETY: `info` is live; an index out of range gives 0.
+            let column = unsafe { duckdb::duckdb_init_get_column_index(info, index) };
+            usize::try_from(column).unwrap_or(usize::MAX)
+        };
+        let projection: Vec<usize> = (0..n).map(column).collect();
         if let Some(column) = projection.iter().find(|&&column| column >= bound.n_column) {
             return Err(Failure::new(format!("{} has no column number {column}", F::NAME)));
         }

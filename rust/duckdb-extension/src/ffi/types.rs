@@ -7,14 +7,10 @@ use libduckdb_sys as duckdb;
 pub(crate) enum SqlType {
     /// Any type; looked at when the call is bound.
     Any,
-    /// `BOOLEAN`
-    Boolean,
     /// `BIGINT`
     BigInt,
     /// `FLOAT`
     Float,
-    /// `DOUBLE`
-    Double,
     /// `VARCHAR`
     Varchar,
     /// `BIGINT[]`
@@ -46,10 +42,8 @@ impl SqlType {
     pub(crate) fn sql(self) -> String {
         match self {
             Self::Any => "ANY".into(),
-            Self::Boolean => "BOOLEAN".into(),
             Self::BigInt => "BIGINT".into(),
             Self::Float => "FLOAT".into(),
-            Self::Double => "DOUBLE".into(),
             Self::Varchar => "VARCHAR".into(),
             Self::BigIntList => "BIGINT[]".into(),
             Self::FloatList => "FLOAT[]".into(),
@@ -61,12 +55,12 @@ impl SqlType {
     fn id(self) -> duckdb::duckdb_type {
         match self {
             Self::Any => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_ANY,
-            Self::Boolean => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_BOOLEAN,
             Self::BigInt => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_BIGINT,
             Self::Float => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_FLOAT,
-            Self::Double => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_DOUBLE,
             Self::Varchar => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_VARCHAR,
-            Self::BigIntList | Self::FloatList | Self::VarcharList => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_LIST,
+            Self::BigIntList | Self::FloatList | Self::VarcharList => {
+                duckdb::DUCKDB_TYPE_DUCKDB_TYPE_LIST
+            }
             Self::FloatArray(_) => duckdb::DUCKDB_TYPE_DUCKDB_TYPE_ARRAY,
         }
     }

@@ -37,12 +37,6 @@ impl Value {
         Self(unsafe { duckdb::duckdb_create_varchar(text.as_ptr()) })
     }
 
-    /// The value as a truth value.
-    pub(crate) fn boolean(&self) -> bool {
-        // SAFETY: the handle is live; other types are cast.
-        unsafe { duckdb::duckdb_get_bool(self.0) }
-    }
-
     /// The value as an integer.
     pub(crate) fn integer(&self) -> i64 {
         // SAFETY: the handle is live; other types are cast.

@@ -16,6 +16,11 @@ pub(crate) fn chunk_capacity() -> usize {
     usize::try_from(unsafe { duckdb::duckdb_vector_size() }).unwrap_or(2048)
 }
 
+/// A count, index or size as `BIGINT`.
+pub(crate) fn bigint(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn check_type(vector: duckdb::duckdb_vector, expected: SqlType) -> Result<()> {
     // SAFETY: `vector` is live while its chunk is; the type is a new object that we own.
     let actual = unsafe { LogicalType::from_raw(duckdb::duckdb_vector_get_column_type(vector)) };
@@ -108,13 +113,6 @@ impl Column<'_> {
         Ok(unsafe { slice_mut(self.vector, self.n_row) })
     }
 
-    /// The values of a `DOUBLE` column: `[n_row]`.
-    pub(crate) fn doubles(&mut self) -> Result<&mut [f64]> {
-        self.expect(SqlType::Double)?;
-        // SAFETY: a DOUBLE vector holds f64 values, `n_row` of them by the promise in `new`.
-        Ok(unsafe { slice_mut(self.vector, self.n_row) })
-    }
-
     /// The elements of a column of vectors of `width` floats, `[n_row, width]`, whether the column
     /// is `FLOAT[width]` or `FLOAT[]`; every row of a list column gets `width` elements.
     pub(crate) fn vectors(&mut self, width: usize) -> Result<&mut [f32]> {
@@ -171,7 +169,11 @@ impl Column<'_> {
             duckdb::duckdb_list_vector_reserve(self.vector, n) == duckdb::DuckDBSuccess
                 && duckdb::duckdb_list_vector_set_size(self.vector, n) == duckdb::DuckDBSuccess
         };
-        if reserved { Ok(()) } else { Err(Failure::new(format!("no memory for {n} list elements"))) }
+        if reserved {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("no memory for {n} list elements")))
+        }
     }
 
     /// Sets the text of `row` in a `VARCHAR` column.

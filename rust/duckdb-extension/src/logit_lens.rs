@@ -1,0 +1,276 @@
+//! `residuum_logit_lens(store, …)`: what the model would predict if it stopped after each layer.
+//!
+//! `layer` l reads `resid_post[l]` through the final norm and the unembedding; the last layer gives the
+//! model's own logits. Logits exist a tile at a time, inside the kernel.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use residuum_core::kernels::lens::{LensStats, NO_TOKEN, lens_layers};
+use residuum_core::{SiteArray, Store};
+
+use crate::blocks::Cursor;
+use crate::failure::{Failure, Result};
+use crate::ffi::table::TableFunction;
+use crate::ffi::types::SqlType;
+use crate::ffi::value::Arguments;
+use crate::ffi::vector::{Column, OutputChunk, bigint};
+use crate::readout::{Final, Readout, read_layer, unembedding_shape};
+use crate::registry;
+use crate::selection::{Layout, layers, rows};
+use crate::spans::Spans;
+
+/// Rows computed together; the kernel's own tiles have as many.
+const BLOCK_ROWS: usize = 256;
+/// Bytes of residual rows in memory at once; it bounds how many layers are computed together.
+const BUDGET_BYTES: usize = 128 << 20;
+const DEFAULT_K: i64 = 5;
+
+/// One bound call.
+#[derive(Debug)]
+pub(crate) struct LogitLens {
+    store: Arc<Store>,
+    site: Arc<SiteArray>,
+    rows: Spans,
+    layers: Vec<usize>,
+    k: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Row,
+    Layer,
+    Rank,
+    TokenId,
+    Token,
+    Logit,
+    Logprob,
+    Entropy,
+    KlToFinal,
+    TargetRank,
+    TargetLogprob,
+}
+
+const COLUMNS: &[(&str, SqlType, Content)] = &[
+    ("row", SqlType::BigInt, Content::Row),
+    ("layer", SqlType::BigInt, Content::Layer),
+    ("rank", SqlType::BigInt, Content::Rank),
+    ("token_id", SqlType::BigInt, Content::TokenId),
+    ("token", SqlType::Varchar, Content::Token),
+    ("logit", SqlType::Float, Content::Logit),
+    ("logprob", SqlType::Float, Content::Logprob),
+    ("entropy", SqlType::Float, Content::Entropy),
+    ("kl_to_final", SqlType::Float, Content::KlToFinal),
+    ("target_rank", SqlType::BigInt, Content::TargetRank),
+    ("target_logprob", SqlType::Float, Content::TargetLogprob),
+];
+
+/// One execution. What the query does not use is absent.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    projection: Vec<usize>,
+    readout: Option<Readout>,
+    words: Option<Arc<Vec<String>>>,
+    final_rows: Option<Final>,
+    target: Option<Arc<SiteArray>>,
+}
+
+/// The lens of some rows, every layer.
+#[derive(Debug)]
+pub(crate) struct Block {
+    rows: Range<usize>,
+    /// By position in the call's layers; empty where nothing was computed.
+    layers: Vec<LensStats>,
+}
+
+impl TableFunction for LogitLens {
+    const NAME: &'static str = "residuum_logit_lens";
+    const POSITIONAL: &'static [SqlType] = &[SqlType::Varchar];
+    const NAMED: &'static [(&'static str, SqlType)] =
+        &[("layers", SqlType::BigIntList), ("k", SqlType::BigInt), ("rows", SqlType::BigIntList)];
+    type Scan = Scan;
+    type Worker = Cursor<Block>;
+
+    fn bind(arguments: &Arguments) -> Result<Self> {
+        let store = registry::open(&arguments.text(0, "store")?)?;
+        let site = Arc::clone(store.site("resid_post")?);
+        let layout = Layout::of(site.spec());
+        let (d_model, d_vocab) = unembedding_shape(&store)?;
+        if d_model != layout.width {
+            return Err(Failure::new(format!(
+                "axis `d_model` is {} in resid_post but {d_model} in W_U",
+                layout.width
+            )));
+        }
+        let k = arguments.option("k").map_or(DEFAULT_K, |value| value.integer());
+        let k = usize::try_from(k).ok().filter(|&k| k > 0);
+        let k = k.ok_or_else(|| Failure::new("`k` must be at least 1"))?.min(d_vocab);
+        let rows = Spans::new(rows(arguments, &site)?, site.n_row(), layout.chunk_rows);
+        let layers = layers(arguments, &site)?;
+        Ok(Self { store, site, rows, layers, k })
+    }
+
+    fn columns(&self) -> Vec<(String, SqlType)> {
+        COLUMNS.iter().map(|&(name, sql_type, _)| (name.to_owned(), sql_type)).collect()
+    }
+
+    fn n_row(&self) -> Option<u64> {
+        Some((self.rows.n_row() * self.layers.len() * self.k) as u64)
+    }
+
+    fn start(&self, projection: &[usize]) -> Result<Scan> {
+        let uses = |contents: &[Content]| {
+            projection.iter().any(|&column| contents.contains(&COLUMNS[column].2))
+        };
+        let numbers = [Content::Row, Content::Layer, Content::Rank];
+        let computes = projection.iter().any(|&column| !numbers.contains(&COLUMNS[column].2));
+        let target = uses(&[Content::TargetRank, Content::TargetLogprob]);
+        Ok(Scan {
+            projection: projection.to_vec(),
+            readout: computes.then(|| Readout::load(&self.store)).transpose()?,
+            words: uses(&[Content::Token]).then(|| self.store.vocabulary()).transpose()?,
+            final_rows: uses(&[Content::KlToFinal]).then(|| Final::find(&self.store)).flatten(),
+            target: target.then(|| self.store.target().cloned()).flatten(),
+        })
+    }
+
+    fn n_thread(&self, _scan: &Scan) -> usize {
+        1
+    }
+
+    fn worker(&self) -> Result<Cursor<Block>> {
+        Ok(Cursor::default())
+    }
+
+    fn fill(
+        &self,
+        scan: &Scan,
+        worker: &mut Cursor<Block>,
+        out: &mut OutputChunk<'_>,
+    ) -> Result<usize> {
+        let per_row = self.layers.len() * self.k;
+        let compute = |rows| self.compute(scan, rows);
+        let len = |block: &Block| block.rows.len() * per_row;
+        let Some((block, range)) = worker.next(self.rows.n_row(), BLOCK_ROWS, compute, len)? else {
+            return Ok(0);
+        };
+        for (index, &column) in scan.projection.iter().enumerate() {
+            let (_, sql_type, content) = COLUMNS[column];
+            let mut column = out.column(index, sql_type, range.len())?;
+            for (at, item) in range.clone().enumerate() {
+                self.write(scan, block, content, item, at, &mut column)?;
+            }
+        }
+        Ok(range.len())
+    }
+}
+
+impl LogitLens {
+    fn compute(&self, scan: &Scan, rows: Range<usize>) -> Result<Block> {
+        let Some(readout) = &scan.readout else { return Ok(Block { rows, layers: Vec::new() }) };
+        let (n_row, d_model) = (rows.len(), readout.d_model());
+        let normed = |raw: Vec<f32>| -> Result<Vec<f32>> {
+            let mut out = vec![0.0; raw.len()];
+            readout.norm.apply(&raw, d_model, &mut out)?;
+            Ok(out)
+        };
+        let reference = match &scan.final_rows {
+            Some(place) => Some(normed(place.read(self.rows.rows(rows.clone()), n_row)?)?),
+            None => None,
+        };
+        let targets = match &scan.target {
+            Some(target) => {
+                let mut ids = vec![0_i32; n_row];
+                target.read(self.rows.rows(rows.clone()), &[], None, &mut ids)?;
+                Some(ids)
+            }
+            None => None,
+        };
+        let together = (BUDGET_BYTES / (n_row * d_model * 2 * size_of::<f32>()).max(1)).max(1);
+        let mut stats = Vec::with_capacity(self.layers.len());
+        for layers in self.layers.chunks(together) {
+            let states: Vec<Vec<f32>> = layers
+                .iter()
+                .map(|&layer| {
+                    let rows = self.rows.rows(rows.clone());
+                    normed(read_layer(&self.site, rows, n_row, Some(layer))?)
+                })
+                .collect::<Result<_>>()?;
+            let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
+            let last = scan.final_rows.as_ref().and_then(Final::layer);
+            // The kernel computes the reference's logits once if it is one of the layers.
+            let shared = last.and_then(|last| layers.iter().position(|&layer| layer == last));
+            let reference = shared.map_or(reference.as_deref(), |at| Some(slices[at]));
+            let targets = targets.as_deref();
+            stats.extend(lens_layers(&slices, reference, targets, readout.unembed()?, self.k)?);
+        }
+        Ok(Block { rows, layers: stats })
+    }
+
+    /// Writes item `item` of a block, in the order row, layer, rank, as value `at` of `column`.
+    fn write(
+        &self,
+        scan: &Scan,
+        block: &Block,
+        content: Content,
+        item: usize,
+        at: usize,
+        column: &mut Column<'_>,
+    ) -> Result<()> {
+        let (rank, place) = (item % self.k, item / self.k);
+        let (layer, row) = (place % self.layers.len(), place / self.layers.len());
+        let stats = block.layers.get(layer);
+        let top = |of: fn(&LensStats) -> &[f32]| stats.map(|s| of(s)[row * self.k + rank]);
+        let one = |of: fn(&LensStats) -> &[f32]| stats.and_then(|s| of(s).get(row).copied());
+        let id = stats.map(|s| s.top_ids[row * self.k + rank]).filter(|&id| id != NO_TOKEN);
+        match content {
+            Content::Row => set_integer(column, at, Some(self.rows.row(block.rows.start + row))),
+            Content::Layer => set_integer(column, at, Some(self.layers[layer])),
+            Content::Rank => set_integer(column, at, Some(rank)),
+            Content::TokenId => set_integer(column, at, id.map(|id| id as usize)),
+            Content::Token => {
+                let words = scan.words.as_ref();
+                match id.zip(words).and_then(|(id, words)| words.get(id as usize)) {
+                    Some(word) => column.set_text(at, word),
+                    None => column.set_null(at),
+                }
+            }
+            Content::Logit => set_float(column, at, id.and(top(|s| &s.top_logits))),
+            Content::Logprob => set_float(column, at, id.and(top(|s| &s.top_logprobs))),
+            Content::Entropy => set_float(column, at, one(|s| &s.entropy)),
+            Content::KlToFinal => set_float(column, at, one(|s| &s.kl_to_reference)),
+            Content::TargetRank => {
+                let rank = stats.and_then(|s| s.target_rank.get(row).copied());
+                let rank = rank.filter(|&rank| rank != NO_TOKEN);
+                set_integer(column, at, rank.map(|rank| rank as usize))
+            }
+            // NaN where the row has no target, which SQL calls NULL.
+            Content::TargetLogprob => {
+                let target_rank = stats.and_then(|s| s.target_rank.get(row).copied());
+                let has_target = target_rank.is_some_and(|rank| rank != NO_TOKEN);
+                let logprob = one(|s| &s.target_logprob).filter(|_| has_target);
+                set_float(column, at, logprob)
+            }
+        }
+    }
+}
+
+fn set_integer(column: &mut Column<'_>, at: usize, value: Option<usize>) -> Result<()> {
+    match value {
+        Some(value) => {
+            column.integers()?[at] = bigint(value);
+            Ok(())
+        }
+        None => column.set_null(at),
+    }
+}
+
+fn set_float(column: &mut Column<'_>, at: usize, value: Option<f32>) -> Result<()> {
+    match value {
+        Some(value) => {
+            column.floats()?[at] = value;
+            Ok(())
+        }
+        None => column.set_null(at),
+    }
+}

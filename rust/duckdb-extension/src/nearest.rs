@@ -1,0 +1,305 @@
+//! `residuum_nearest(store, site, layer, of := …)`: the rows of a site most like a row or a vector.
+//!
+//! Exact: every row is compared, the row that is asked about too. Rows with several heads are compared
+//! whole. `"to"` is the same as `of`, which needs no quotes: TO is a word of SQL.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use residuum_core::{SiteArray, Store};
+
+use crate::failure::{Failure, Result};
+use crate::ffi::table::TableFunction;
+use crate::ffi::types::SqlType;
+use crate::ffi::value::{Arguments, Kind, float_elements};
+use crate::ffi::vector::{OutputChunk, bigint, chunk_capacity};
+use crate::readout::read_layer;
+use crate::registry;
+use crate::selection::{Layout, beyond};
+use crate::spans::Spans;
+use crate::vectors::{dot, norm, squared_distance};
+
+const DEFAULT_K: i64 = 10;
+
+/// One bound call.
+#[derive(Debug)]
+pub(crate) struct Nearest {
+    _store: Arc<Store>,
+    site: Arc<SiteArray>,
+    layout: Layout,
+    layer: Option<usize>,
+    to: To,
+    k: usize,
+    metric: Metric,
+    contents: Vec<Content>,
+}
+
+/// What rows are compared with.
+#[derive(Debug)]
+enum To {
+    Row(usize),
+    /// `[row_len]`
+    Vector(Vec<f32>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Metric {
+    Cosine,
+    Dot,
+    L2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Row,
+    Layer,
+    Rank,
+    Score,
+}
+
+/// A row and how like it is: a similarity, or a distance for `l2`.
+#[derive(Clone, Copy, Debug)]
+struct Neighbour {
+    row: usize,
+    score: f32,
+}
+
+/// What the one thread of an execution keeps: the neighbours, once they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    neighbours: Option<Vec<Neighbour>>,
+    n_done: usize,
+}
+
+impl TableFunction for Nearest {
+    const NAME: &'static str = "residuum_nearest";
+    const POSITIONAL: &'static [SqlType] = &[SqlType::Varchar, SqlType::Varchar, SqlType::BigInt];
+    const NAMED: &'static [(&'static str, SqlType)] = &[
+        ("of", SqlType::Any),
+        ("to", SqlType::Any),
+        ("k", SqlType::BigInt),
+        ("metric", SqlType::Varchar),
+    ];
+    type Scan = Vec<Content>;
+    type Worker = Found;
+
+    fn bind(arguments: &Arguments) -> Result<Self> {
+        let store = registry::open(&arguments.text(0, "store")?)?;
+        let site = Arc::clone(store.site(&arguments.text(1, "site")?)?);
+        let layout = Layout::of(site.spec());
+        let layer = layer(arguments.integer(2), &site)?;
+        let to = to(arguments, &site, &layout)?;
+        let k = arguments.option("k").map_or(DEFAULT_K, |value| value.integer());
+        let k = usize::try_from(k).ok().filter(|&k| k > 0);
+        let k = k.ok_or_else(|| Failure::new("`k` must be at least 1"))?.min(site.n_row());
+        let metric = metric(arguments)?;
+        let contents = [
+            Some(Content::Row),
+            layer.map(|_| Content::Layer),
+            Some(Content::Rank),
+            Some(Content::Score),
+        ];
+        let contents = contents.into_iter().flatten().collect();
+        Ok(Self { _store: store, site, layout, layer, to, k, metric, contents })
+    }
+
+    fn columns(&self) -> Vec<(String, SqlType)> {
+        let column = |&content: &Content| match content {
+            Content::Row => ("row".into(), SqlType::BigInt),
+            Content::Layer => ("layer".into(), SqlType::BigInt),
+            Content::Rank => ("rank".into(), SqlType::BigInt),
+            Content::Score => (self.metric.column().into(), SqlType::Float),
+        };
+        self.contents.iter().map(column).collect()
+    }
+
+    fn n_row(&self) -> Option<u64> {
+        // Rows with NaN have no place, so that fewer may be found.
+        None
+    }
+
+    fn start(&self, projection: &[usize]) -> Result<Vec<Content>> {
+        Ok(projection.iter().map(|&column| self.contents[column]).collect())
+    }
+
+    fn n_thread(&self, _scan: &Vec<Content>) -> usize {
+        1
+    }
+
+    fn worker(&self) -> Result<Found> {
+        Ok(Found::default())
+    }
+
+    fn fill(
+        &self,
+        scan: &Vec<Content>,
+        worker: &mut Found,
+        out: &mut OutputChunk<'_>,
+    ) -> Result<usize> {
+        let start = worker.n_done;
+        let neighbours = match &mut worker.neighbours {
+            Some(found) => found,
+            none => none.insert(self.search()?),
+        };
+        let end = (start + chunk_capacity()).min(neighbours.len());
+        let rows = &neighbours[start..end];
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        for (index, &content) in scan.iter().enumerate() {
+            if content == Content::Score {
+                let mut column = out.column(index, SqlType::Float, rows.len())?;
+                for (slot, row) in column.floats()?.iter_mut().zip(rows) {
+                    *slot = row.score;
+                }
+                continue;
+            }
+            let mut column = out.column(index, SqlType::BigInt, rows.len())?;
+            for (at, slot) in column.integers()?.iter_mut().enumerate() {
+                let number = match content {
+                    Content::Row | Content::Score => rows[at].row,
+                    Content::Layer => self.layer.unwrap_or_default(),
+                    Content::Rank => start + at,
+                };
+                *slot = bigint(number);
+            }
+        }
+        worker.n_done = end;
+        Ok(rows.len())
+    }
+}
+
+impl Nearest {
+    fn search(&self) -> Result<Vec<Neighbour>> {
+        let query = match &self.to {
+            To::Vector(vector) => vector.clone(),
+            To::Row(row) => {
+                let spans = Spans::new(Some(vec![*row as u64]), self.site.n_row(), 1);
+                read_layer(&self.site, spans.rows(0..1), 1, self.layer)?
+            }
+        };
+        let query_norm = norm(&query);
+        let spans = Spans::new(None, self.site.n_row(), self.layout.chunk_rows);
+        let chunks = (0..spans.len()).into_par_iter().map(|index| {
+            let span = spans.get(index);
+            let rows = span.chunk_first..span.chunk_first + span.n_row;
+            let values = read_layer(&self.site, spans.rows(rows), span.n_row, self.layer)?;
+            let vectors = values.chunks_exact(query.len().max(1)).enumerate();
+            let scored = vectors.map(|(at, vector)| Neighbour {
+                row: span.chunk_first + at,
+                score: self.metric.score(vector, &query, query_norm),
+            });
+            Ok(self.best(scored.collect()))
+        });
+        chunks.try_reduce(Vec::new, |mut a, b| {
+            a.extend(b);
+            Ok(self.best(a))
+        })
+    }
+
+    /// The `k` best of `rows`, best first; equal ones by row, so that the order of work is no matter.
+    fn best(&self, mut rows: Vec<Neighbour>) -> Vec<Neighbour> {
+        rows.retain(|row| !row.score.is_nan());
+        rows.sort_unstable_by(|a, b| {
+            let order = a.score.partial_cmp(&b.score).unwrap_or(Ordering::Equal);
+            let order = if self.metric == Metric::L2 { order } else { order.reverse() };
+            order.then(a.row.cmp(&b.row))
+        });
+        rows.truncate(self.k);
+        rows
+    }
+}
+
+impl Metric {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Cosine | Self::Dot => "similarity",
+            Self::L2 => "distance",
+        }
+    }
+
+    fn score(self, vector: &[f32], query: &[f32], query_norm: f32) -> f32 {
+        match self {
+            Self::Cosine => dot(vector, query) / (norm(vector) * query_norm),
+            Self::Dot => dot(vector, query),
+            Self::L2 => squared_distance(vector, query).sqrt(),
+        }
+    }
+}
+
+fn metric(arguments: &Arguments) -> Result<Metric> {
+    let name = arguments.option("metric").map_or_else(|| "cosine".into(), |value| value.text());
+    match name.as_str() {
+        "cosine" => Ok(Metric::Cosine),
+        "dot" => Ok(Metric::Dot),
+        "l2" => Ok(Metric::L2),
+        other => {
+            Err(Failure::new(format!("metric `{other}` is unknown: there are cosine, dot and l2")))
+        }
+    }
+}
+
+fn layer(asked: Option<i64>, site: &SiteArray) -> Result<Option<usize>> {
+    let spec = site.spec();
+    match (spec.n_layer, asked) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Failure::new(format!(
+            "site `{}` has no layer axis: give NULL for the layer",
+            site.name()
+        ))),
+        (Some(_), None) => {
+            Err(Failure::new(format!("site `{}` has a layer axis: name a layer", site.name())))
+        }
+        (Some(_), Some(layer)) => {
+            let layer = usize::try_from(layer).unwrap_or(usize::MAX);
+            if spec.layers.contains(&layer) {
+                Ok(Some(layer))
+            } else {
+                Err(site.layer_error(layer).into())
+            }
+        }
+    }
+}
+
+fn to(arguments: &Arguments, site: &SiteArray, layout: &Layout) -> Result<To> {
+    let value = arguments.option("of").or_else(|| arguments.option("to")).ok_or_else(|| {
+        Failure::new("residuum_nearest needs `of`: a row number, or a vector such as [0.1, 0.2]")
+    })?;
+    let vector = match value.kind() {
+        Kind::Integer => {
+            let row = value.integer();
+            return match usize::try_from(row) {
+                Ok(row) if row < site.n_row() => Ok(To::Row(row)),
+                _ => Err(beyond("row", row, site.name(), site.n_row())),
+            };
+        }
+        Kind::List => float_elements(&value, "of")?,
+        Kind::Array => array_elements(&value.text())?,
+        Kind::Other => {
+            return Err(Failure::new("`of` is neither a row number nor a vector of floats"));
+        }
+    };
+    if vector.len() != layout.row_len() {
+        return Err(Failure::new(format!(
+            "`of` has {} elements but a row of site `{}` has {}",
+            vector.len(),
+            site.name(),
+            layout.row_len()
+        )));
+    }
+    Ok(To::Vector(vector))
+}
+
+/// The elements of an array from its text, `[0.1, 0.2]`: the C API reads lists only, and `DuckDB`
+/// writes floats so that they read back as they were.
+fn array_elements(text: &str) -> Result<Vec<f32>> {
+    let inner = text.trim().trim_start_matches('[').trim_end_matches(']');
+    let parse = |element: &str| {
+        let element = element.trim();
+        element
+            .parse()
+            .map_err(|_| Failure::new(format!("`of` holds {element}, which is no number")))
+    };
+    inner.split(',').map(parse).collect()
+}
