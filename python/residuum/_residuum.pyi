@@ -106,3 +106,48 @@ class Writer:
     def close(self) -> None: ...
 
 def verify(path: Path) -> dict[str, Any]: ...
+
+@final
+class Norm:
+    def __new__(
+        cls,
+        kind: str,
+        *,
+        eps: float,
+        offset: float,
+        weight: NDArray[np.float32] | None,
+        bias: NDArray[np.float32] | None,
+    ) -> Norm: ...
+    def apply(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+    def scale(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def fold(
+        self, directions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+def lens(
+    x: NDArray[np.float32],
+    w_u: NDArray[np.float32],
+    *,
+    transposed: bool,
+    bias: NDArray[np.float32] | None,
+    reference: NDArray[np.float32] | None,
+    targets: NDArray[np.int32] | None,
+    k: int,
+    logit_scale: float,
+    softcap: float | None,
+) -> dict[str, Any]: ...
+def attribution(
+    z: NDArray[np.float32],
+    w_o: NDArray[np.float32],
+    directions: NDArray[np.float32],
+    scale: NDArray[np.float32] | None,
+    out: NDArray[np.float32],
+) -> None: ...
+def matmul(
+    a: NDArray[np.float32],
+    b: NDArray[np.float32],
+    out: NDArray[np.float32],
+    *,
+    transposed_a: bool,
+    transposed_b: bool,
+) -> None: ...

@@ -42,4 +42,4 @@ class ArgumentError(ResiduumError, ValueError):
 
 
 class QueryError(ResiduumError, RuntimeError):
-    """A store cannot be asked in SQL; what DuckDB says about a query passes as DuckDB's own error."""
+    """A store cannot be asked in SQL; what DuckDB says about a query stays DuckDB's own error."""

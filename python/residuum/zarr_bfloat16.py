@@ -4,9 +4,10 @@ With residuum installed, `zarr.open_group("run.residuum")` reads bfloat16 sites 
 `ml_dtypes.bfloat16`; nothing has to be imported. The name on disk is `"bfloat16"`, the one that the
 Zarr extension registry and tensorstore use.
 
-The right entry point group is `zarr.data_type`, but zarr 3.1 only collects that group and never loads
-it. So this module is listed in the group `zarr.buffer` too, which zarr loads before it reads a group;
-loading registers the type. `zarr.open_array` on a single array loads neither: import this module first.
+The right entry point group is `zarr.data_type`, but zarr 3.1 only collects that group and never
+loads it. So this module is listed in the group `zarr.buffer` too, which zarr loads before it reads
+a group; loading registers the type. `zarr.open_array` on a single array loads neither: import this
+module first.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from zarr.core.dtype.common import (
 )
 from zarr.core.dtype.wrapper import TBaseDType
 
-_NATIVE = np.dtype(ml_dtypes.bfloat16)
+_NATIVE: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _SPECIAL: Mapping[str, float] = {
     "NaN": float("nan"),
     "Infinity": float("inf"),
@@ -43,7 +44,7 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
     @property
     def item_size(self) -> int:
         """Bytes in one value: 2."""
-        return _NATIVE.itemsize
+        return 2
 
     @classmethod
     def _check_native_dtype(cls, dtype: TBaseDType) -> TypeGuard[TBaseDType]:

@@ -3,8 +3,8 @@
     connect(store) ──▶ LOAD extension ──▶ views.py    examples, tokens, one per site, results
                                       └─▶ macros.py   logit_lens(…), head_logits(…), nearest(…)
 
-The same question is quick or slow by what is decoded for it. Where a join picks few rows, let it pick
-them first: `WITH few AS MATERIALIZED (SELECT row FROM tokens WHERE text = 'Paris') SELECT row,
+What a question costs is what is decoded for it. Where a join picks few rows, let it pick first:
+`WITH few AS MATERIALIZED (SELECT row FROM tokens WHERE text = 'Paris') SELECT row,
 vec('resid_post', row, 5) FROM few`; from Python, `store.vectors`.
 """
 
@@ -31,7 +31,8 @@ def extension_path() -> Path:
     path = Path(residuum.__file__).parent / EXTENSION_FILE
     if not path.is_file():
         message = (
-            f"{path} is missing, so that there is no SQL; install residuum from a wheel, or build the "
+            f"{path} is missing, so that there is no SQL; install residuum from a wheel, or build "
+            "the file with `python build_backend.py`"
             "extension with `python build_backend.py`"
         )
         raise QueryError(message)

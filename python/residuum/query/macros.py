@@ -1,6 +1,6 @@
 """The extension's functions without the store argument and without the prefix.
 
-`logit_lens(k := 1)` is `residuum_logit_lens('<store>', k := 1)`. Every parameter has a default, NULL,
+`logit_lens(k := 1)` is `residuum_logit_lens('<store>', k := 1)`. Parameters default to NULL,
 which the functions take for "not given".
 """
 
@@ -24,14 +24,15 @@ class TableMacro:
         parameters = [*self.positional, *(f"{name} := NULL" for name in self.named)]
         arguments = [store, *self.positional, *(f"{name} := {name}" for name in self.named)]
         call = f"residuum_{self.name}({', '.join(arguments)})"
-        return f"CREATE OR REPLACE MACRO {self.name}({', '.join(parameters)}) AS TABLE SELECT * FROM {call}"
+        head = f"CREATE OR REPLACE MACRO {self.name}({', '.join(parameters)})"
+        return f"{head} AS TABLE SELECT * FROM {call}"
 
 
 TABLE_MACROS = (
     TableMacro("activations", ("site",), ("layers", "heads", "rows", "direction")),
     TableMacro("head_logits", (), ("tokens", "layers", "rows")),
     TableMacro("logit_lens", (), ("layers", "k", "rows")),
-    TableMacro("nearest", ("site", "layer"), ("to", "k", "metric")),
+    TableMacro("nearest", ("site", "layer"), ("of", "k", "metric")),
 )
 
 

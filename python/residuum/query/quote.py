@@ -20,7 +20,7 @@ def name(value: str) -> str:
 def parquet(files: Iterable[Path]) -> str:
     """A table function that reads exactly these files.
 
-    DuckDB takes file names for patterns: each sign that means something there is put into brackets, in
+    DuckDB takes file names for patterns: a sign that means something there goes into brackets, in
     which it means itself.
     """
     names = ", ".join(text(_GLOB.sub(r"[\g<0>]", str(file))) for file in files)

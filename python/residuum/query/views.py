@@ -19,7 +19,7 @@ _SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.string(): "VARCHAR
 
 
 def statements(store: Store, functions: Set[str]) -> Iterator[str]:
-    """Yield one `CREATE VIEW` per table, site and result; `functions` are those the extension has."""
+    """Yield a `CREATE VIEW` per table, site and result; `functions` are those the extension has."""
     for name in BASE_SCHEMAS:
         yield _view(name, _table(store, name))
     for name in store.sites:
@@ -45,7 +45,7 @@ def site(store: Store, array: SiteArray, functions: Set[str]) -> str:
 
 
 def _vector(arguments: str, width: int, functions: Set[str]) -> str:
-    """The cheapest call that gives an array: a function of that width, or the general one and a cast."""
+    """The cheapest call that gives an array: a function of that width, or the general one, cast."""
     if f"residuum_vec{width}" in functions:
         return f"residuum_vec{width}({arguments})"
     cast = f"::FLOAT[{width}]" if width <= MAX_ARRAY else ""
@@ -63,7 +63,7 @@ def _table(store: Store, name: str) -> str:
 
 
 def _newest_results(store: Store) -> dict[str, str]:
-    """The table function of each result table, as `<analysis>_<table>`; of several keys the newest."""
+    """The table function of each result table, `<analysis>_<table>`; of several keys the newest."""
     taken = {*store.sites, *store.tables}
     found = {}
     for result in store.results.list():

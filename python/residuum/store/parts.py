@@ -56,28 +56,25 @@ def write_part(folder: Path, name: str, table: pa.Table) -> None:
     write_atomic(folder / name, write)
 
 
-def dataset(folder: Path, parts: Sequence[str], empty: pa.Schema) -> pyarrow.dataset.Dataset:
-    """Return the parts as one dataset; columns that some parts lack are null there.
+def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:
+    """Return the parts as one dataset; columns that some of them lack are null there.
 
     Raises:
         StoreError: a part is missing or is no Parquet file.
     """
     if not parts:
         return pyarrow.dataset.dataset(empty.empty_table())
-    paths = [folder / part for part in parts]
-    for path in paths:
+    for path in parts:
         if not path.is_file():
-            message = (
-                f"{path} is missing: the last commit lists it as part of the table `{folder.name}`"
-            )
+            message = f"{path} is missing, but the last commit lists it"
             raise StoreError(message)
     try:
         factory = pyarrow.dataset.FileSystemDatasetFactory(
             pa.fs.LocalFileSystem(),
-            [str(path) for path in paths],
+            [str(path) for path in parts],
             pyarrow.dataset.ParquetFileFormat(),
         )
         return factory.finish(factory.inspect(promote_options="permissive"))
     except (pa.ArrowException, OSError) as error:
-        message = f"{folder} is damaged: {error}"
+        message = f"{parts[0].parent} is damaged: {error}"
         raise StoreError(message) from error

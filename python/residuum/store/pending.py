@@ -33,7 +33,10 @@ class Pending:
         expected = np.arange(len(number)) + self.n_example + len(self.example_end)
         if not np.array_equal(number, expected):
             wrong = int(np.flatnonzero(number != expected)[0])
-            message = f"row {wrong} of the examples has the number {number[wrong]}, expected {expected[wrong]}"
+            message = (
+                f"row {wrong} of the examples has the number {number[wrong]}, "
+                f"expected {expected[wrong]}"
+            )
             raise ArgumentError(message)
         rows = (
             _integers(table, "example_row")
@@ -61,7 +64,7 @@ class Pending:
         self.tables[TOKENS].append(table)
 
     def n_below(self, sealed: dict[str, int]) -> int:
-        """Number of examples, from 0, whose rows all lie below `sealed` (per row space with arrays)."""
+        """Number of examples, from 0, whose rows all lie below `sealed` (per row space)."""
         ends = {"token": self.token_end, "example": self.example_end}
         number = self.n_example
         while number in self.example_end and all(
@@ -78,7 +81,7 @@ class Pending:
         }
 
     def take(self, n_example: int) -> dict[str, pa.Table]:
-        """Remove and return the rows of the examples below `n_example`; tables without rows are absent."""
+        """Remove and return the rows of examples below `n_example`; empty tables are absent."""
         taken = {}
         for name, tables in self.tables.items():
             before, behind = _split(tables, n_example)
@@ -114,7 +117,7 @@ def _refuse_repeated_names(table: pa.Table, name: str) -> None:
     repeated = sorted({n for n in table.column_names if table.column_names.count(n) > 1})
     if repeated:
         message = (
-            f"the table {name} would have two columns called `{repeated[0]}`, one of them residuum's "
-            "own: rename the column of the input"
+            f"the table {name} would have two columns called `{repeated[0]}`, one of them "
+            "residuum's own: rename the column of the input"
         )
         raise ArgumentError(message)

@@ -61,8 +61,8 @@ class Results:
     ) -> StoredResult:
         """Keep a result; versions of libraries and the time are added to its provenance.
 
-        Written aside and renamed, so that it is there completely or not at all. If another process kept
-        the same result in the meantime, that one stays.
+        Written aside and renamed, so that it is there completely or not at all. If another process
+        kept the same result in the meantime, that one stays.
 
         Raises:
             ArgumentError: a name that cannot be a file's.

@@ -6,8 +6,7 @@ numbers count from the end. Everything is checked here; the core gets plain numb
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +27,10 @@ class Axis:
     length: int
     site: str
 
-    def error(self, what: str) -> SelectionError:
-        """An error that names the axis and its length."""
-        return SelectionError(
-            f"{what} for axis `{self.name}` of {self.site}, whose length is {self.length}"
-        )
+    def refuse(self, what: str) -> NoReturn:
+        """Raise an error that names the axis and its length."""
+        message = f"{what} for axis `{self.name}` of {self.site}, whose length is {self.length}"
+        raise SelectionError(message)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,10 @@ class Picked:
     n: int
     drop: bool = False
 
+    def is_whole(self, length: int) -> bool:
+        """Whether this is all of an axis of that length, in order."""
+        return isinstance(self.index, tuple) and self.index == (0, length) and not self.drop
+
     def tolist(self) -> list[int]:
         """The picked places as a list."""
         return list(range(*self.index)) if isinstance(self.index, tuple) else self.index.tolist()
@@ -58,25 +60,23 @@ def pick(selector: Selector, axis: Axis) -> Picked:
     """Check a selector against its axis.
 
     Raises:
-        SelectionError: out of range, a mask of the wrong length, a null in a column, or no selector.
+        SelectionError: out of range, a mask of the wrong length, nulls in a column, or no selector.
     """
     if selector is None:
         return Picked((0, axis.length), axis.length)
     if isinstance(selector, slice):
         return _slice(selector, axis)
-    if isinstance(selector, Integral) and not isinstance(selector, bool | np.bool_):
-        return Picked(_checked(np.array([int(selector)]), axis), 1, drop=True)
     array = _array(selector, axis)
     if array.ndim == 0 and array.dtype.kind in "iu":
         return Picked(_checked(array.reshape(1), axis), 1, drop=True)
     if array.ndim != 1:
-        raise axis.error(f"a selector of {array.ndim} axes cannot be used")
+        axis.refuse(f"a selector of {array.ndim} axes cannot be used")
     if array.dtype == bool:
         return _mask(array, axis)
     if not array.size:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise axis.error(f"numbers of type {array.dtype} cannot be used")
+        axis.refuse(f"numbers of type {array.dtype} cannot be used")
     return Picked(_checked(array, axis), array.size)
 
 
@@ -90,7 +90,7 @@ def _slice(selector: slice, axis: Axis) -> Picked:
 
 def _mask(mask: NDArray[np.bool_], axis: Axis) -> Picked:
     if mask.size != axis.length:
-        raise axis.error(f"a mask of length {mask.size} cannot be used")
+        axis.refuse(f"a mask of length {mask.size} cannot be used")
     index = np.flatnonzero(mask).astype(np.uint64)
     return Picked(index, index.size)
 
@@ -98,13 +98,12 @@ def _mask(mask: NDArray[np.bool_], axis: Axis) -> Picked:
 def _array(selector: object, axis: Axis) -> NDArray[Any]:
     if isinstance(selector, pa.Array | pa.ChunkedArray):
         if selector.null_count:
-            raise axis.error(
+            axis.refuse(
                 f"a column with {selector.null_count} nulls cannot be used (drop them, "
                 "as in WHERE row IS NOT NULL)"
             )
-        if isinstance(selector, pa.ChunkedArray):
-            selector = selector.combine_chunks()
-        return np.asarray(selector.to_numpy(zero_copy_only=False))
+        whole = selector.combine_chunks() if isinstance(selector, pa.ChunkedArray) else selector
+        return np.asarray(whole.to_numpy(zero_copy_only=False))
     return np.asarray(selector)
 
 
@@ -114,7 +113,7 @@ def _checked(index: NDArray[Any], axis: Axis) -> NDArray[np.uint64]:
         return np.zeros(0, np.uint64)
     low, high = int(index.min()), int(index.max())
     if low < -axis.length or high >= axis.length:
-        raise axis.error(f"{high if high >= axis.length else low} is out of range")
+        axis.refuse(f"{high if high >= axis.length else low} is out of range")
     if low < 0:
         index = np.where(index < 0, index + axis.length, index)
     return np.ascontiguousarray(index, dtype=np.uint64)

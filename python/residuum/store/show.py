@@ -56,15 +56,8 @@ def site_info(site: "SiteArray") -> dict[str, Any]:
 
 
 def _table_info(store: "Store", name: str) -> dict[str, Any]:
-    data = (
-        store.examples
-        if name == "examples"
-        else store.tokens
-        if name == "tokens"
-        else store.table(name)
-    )
-    rows = data.num_rows if hasattr(data, "num_rows") else data.count_rows()
-    return {"rows": rows, "columns": list(data.schema.names)}
+    data = store.dataset(name)
+    return {"rows": data.count_rows(), "columns": list(data.schema.names)}
 
 
 def text(store: "Store") -> str:
@@ -85,7 +78,8 @@ def text(store: "Store") -> str:
 
 def html(store: "Store") -> str:
     """The same as a small table."""
-    head = f"<p><b>Store</b> {escaping.escape(str(store.path))}<br>{escaping.escape(_model(store))}<br>"
+    head = f"<p><b>Store</b> {escaping.escape(str(store.path))}<br>"
+    head += f"{escaping.escape(_model(store))}<br>"
     head += f"{escaping.escape(_amount(store))}</p>"
     return head + _html_table(("site", "axes and lengths", "dtype", "size"), _site_rows(store))
 

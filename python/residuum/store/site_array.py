@@ -1,11 +1,11 @@
 """`SiteArray`: one site of a store, read by rows, layers and heads."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from residuum import _residuum
 from residuum.errors import ArgumentError, SiteError
@@ -13,7 +13,7 @@ from residuum.store import batches, show, tensors
 from residuum.store.selection import Axis, Picked, Selector, pick
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # noqa: TID251  for the type of a result; tensors.py imports it when asked
 
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _HEAD_AXES = ("head", "kv_head")
@@ -56,6 +56,11 @@ class SiteArray:
         return self.shape[2:] if self.has_layers else self.shape[1:]
 
     @property
+    def row_len(self) -> int:
+        """Numbers in one row of one layer."""
+        return int(np.prod(self.row_shape, dtype=np.int64))
+
+    @property
     def has_layers(self) -> bool:
         """Whether there is a layer axis."""
         return "layer" in self.axes
@@ -64,12 +69,7 @@ class SiteArray:
     def nbytes(self) -> int:
         """Bytes of the captured numbers, before any compression."""
         n_layer = len(self.layers) if self.has_layers else 1
-        return (
-            self.n_row
-            * n_layer
-            * int(np.prod(self.row_shape, dtype=np.int64))
-            * self.dtype.itemsize
-        )
+        return self.n_row * n_layer * self.row_len * self.dtype.itemsize
 
     def read(
         self,
@@ -78,21 +78,21 @@ class SiteArray:
         heads: Selector = None,
         *,
         out: NDArray[Any] | None = None,
-        dtype: Any = None,  # noqa: ANN401  whatever numpy takes, and "bfloat16"
+        dtype: DTypeLike | None = None,
     ) -> NDArray[Any]:
         """Read rows as a numpy array `[row, layer, head, feature]`.
 
-        Each selector is an integer, which drops its axis, or a slice, list, array, boolean mask or Arrow
-        column, which keeps it, as in numpy indexing along each axis on its own. Rows may come in any
-        order and repeat; each chunk is read once.
+        Each selector is an integer, which drops its axis, or a slice, list, array, boolean mask or
+        Arrow column, which keeps it, as in numpy indexing along each axis on its own. Rows may come
+        in any order and repeat; each chunk is read once.
 
         Args:
             rows: which rows; None is all of them.
             layers: which layers; None is all captured ones (see `layers`).
             heads: which heads, for sites with a `head` or `kv_head` axis.
-            out: a C-contiguous array of the right shape to fill instead of a new one; its dtype counts.
-            dtype: dtype of the result. By default the stored one, except bfloat16, which is widened to
-                float32; ask for "bfloat16" to keep it.
+            out: a C-contiguous array of the right shape to fill; its dtype is the result's.
+            dtype: dtype of the result. By default the stored one, except bfloat16, which is widened
+                to float32; ask for "bfloat16" to keep it.
 
         Raises:
             SiteError: a layer that was not captured, or an axis that the site does not have.
@@ -111,7 +111,7 @@ class SiteArray:
     def torch(
         self, rows: Selector = None, layers: Selector = None, heads: Selector = None
     ) -> "torch.Tensor":
-        """Read as `read` does, as a torch tensor of the stored dtype, bfloat16 kept; one buffer, no copy.
+        """Read as `read` does, as a torch tensor of the stored dtype, bfloat16 kept; no copy.
 
         Raises:
             ImportError: torch is not installed.
@@ -128,7 +128,7 @@ class SiteArray:
         seed: int = ...,
         with_rows: Literal[False] = ...,
         heads: Selector = ...,
-        dtype: Any = ...,
+        dtype: DTypeLike | None = ...,
     ) -> Iterator[NDArray[Any]]: ...
     @overload
     def stream(
@@ -140,7 +140,7 @@ class SiteArray:
         seed: int = ...,
         with_rows: Literal[True],
         heads: Selector = ...,
-        dtype: Any = ...,
+        dtype: DTypeLike | None = ...,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]: ...
     def stream(
         self,
@@ -151,14 +151,14 @@ class SiteArray:
         seed: int = 0,
         with_rows: bool = False,
         heads: Selector = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ) -> Iterator[Any]:
-        """Iterate once over all rows in batches of `batch_rows`, every row once; the last may be smaller.
+        """Iterate over all rows in batches, every row once; the last batch may be smaller.
 
-        Reads whole chunks and holds at most a window of them: the larger of 64 MiB and one batch with one
-        chunk. `shuffle` draws the order of the chunks and then of the rows inside each window; rows whose
-        chunks fall into different windows are never mixed. The order is a function of `seed`, the number of
-        rows, `chunk_rows`, `batch_rows` and the size of a row.
+        Reads whole chunks and holds at most a window of them: the larger of 64 MiB and a batch with
+        one chunk. `shuffle` draws the order of the chunks and then of the rows inside each window;
+        rows whose chunks fall into different windows are never mixed. The order is a function of
+        `seed`, the number of rows, `chunk_rows`, `batch_rows` and the size of a row.
 
         Args:
             layer: the layer; None reads all captured layers, or a site without layers.
@@ -179,11 +179,10 @@ class SiteArray:
         if batch_rows < 1:
             message = f"batch_rows is {batch_rows}, but a batch needs at least one row"
             raise ArgumentError(message)
-        self.read(
-            slice(0, 0), layer, heads, dtype=dtype
-        )  # wrong arguments fail here, not at the first batch
+        # Nothing is read, but wrong arguments fail here and not at the first batch.
+        self.read(slice(0, 0), layer, heads, dtype=dtype)
         n_layer = len(self.layers) if layer is None and self.has_layers else 1
-        row_bytes = 4 * n_layer * int(np.prod(self.row_shape, dtype=np.int64))
+        row_bytes = 4 * n_layer * self.row_len
         order = batches.Order.of(
             self.n_row, self.chunk_rows, row_bytes, batch_rows, shuffle=shuffle, seed=seed
         )
@@ -209,7 +208,7 @@ class SiteArray:
     def _pick_layers(self, layers: Selector) -> Picked | None:
         if not self.has_layers:
             if layers is not None:
-                raise self._no_axis("layer")
+                self._refuse_axis("layer")
             return None
         if layers is None:
             return Picked(np.array(self.layers, np.uint64), len(self.layers))
@@ -219,20 +218,21 @@ class SiteArray:
         axis = next((axis for axis in self.axes if axis in _HEAD_AXES), None)
         if axis is None:
             if heads is not None:
-                raise self._no_axis("head")
+                self._refuse_axis("head")
             return None
         return pick(heads, Axis(axis, self.shape[self.axes.index(axis)], self.name))
 
-    def _no_axis(self, name: str) -> SiteError:
+    def _refuse_axis(self, name: str) -> NoReturn:
         axes = ", ".join(self.axes)
-        return SiteError(f"`{self.name}` has no axis `{name}` to select on; its axes are {axes}")
+        message = f"`{self.name}` has no axis `{name}` to select on; its axes are {axes}"
+        raise SiteError(message)
 
     def _shape(self, rows: Picked, layers: Picked | None, heads: Picked | None) -> tuple[int, ...]:
         picked = [p for p in (rows, layers, heads) if p is not None]
         rest = self.row_shape if heads is None else self.row_shape[1:]
         return (*(p.n for p in picked if not p.drop), *rest)
 
-    def _result_dtype(self, dtype: Any) -> np.dtype[Any]:
+    def _result_dtype(self, dtype: DTypeLike | None) -> np.dtype[Any]:
         if dtype is None:
             return np.dtype(np.float32) if self.dtype == BFLOAT16 else self.dtype
         return BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
@@ -241,18 +241,19 @@ class SiteArray:
         self, out: NDArray[Any], rows: Picked, layers: Picked | None, heads: Picked | None
     ) -> None:
         layer_list = layers.tolist() if layers is not None else []
-        head_list = heads.tolist() if heads is not None else None
-        native = out.dtype == self.dtype or (out.dtype == np.float32 and self.dtype != np.int32)
-        if not native:
-            wide = np.empty(out.shape, np.int32 if self.dtype == np.int32 else np.float32)
-            self._core.read_into(wide, rows.index, layer_list, head_list)
-            out[...] = wide
+        head_list = None if heads is None or heads.is_whole(self.row_shape[0]) else heads.tolist()
+        wide = np.dtype(np.int32 if self.dtype == np.int32 else np.float32)
+        if out.dtype == self.dtype and out.dtype.itemsize == 2:
+            self._core.read_into(out.view(np.uint16), rows.index, layer_list, head_list)
+        elif out.dtype == wide:
+            self._core.read_into(out, rows.index, layer_list, head_list)
         else:
-            raw = out.view(np.uint16) if out.dtype.itemsize == 2 else out
-            self._core.read_into(raw, rows.index, layer_list, head_list)
+            widened: NDArray[Any] = np.empty(out.shape, wide)
+            self._core.read_into(widened, rows.index, layer_list, head_list)
+            out[...] = widened
 
 
-def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
+def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None) -> None:
     if out.shape != shape:
         message = f"out has the shape {list(out.shape)}, but what is read has {list(shape)}"
         raise ArgumentError(message)

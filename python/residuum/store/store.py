@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
 from residuum import _residuum
-from residuum.errors import QueryError, SiteError, StoreError
+from residuum.errors import QueryError, StoreError
 from residuum.store import show, user_tables, verify
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 class Store:
     """What a model did on some examples; nothing is read until asked for.
 
-    Shows the last commit at the time of opening; `is_current` says whether a newer one has appeared.
+    Shows the last commit at the time of opening; `is_current` says whether there is a newer one.
     """
 
     connector: ClassVar["Callable[[Store], duckdb.DuckDBPyConnection] | None"] = None
@@ -97,12 +96,12 @@ class Store:
 
     @property
     def physical_rows(self) -> dict[str, int]:
-        """Rows per row space that shards on disk hold; a capture that goes on need not repeat them."""
+        """Rows per row space in shards on disk; a capture that goes on need not repeat them."""
         return dict(self._commit["physical_rows"])
 
     @property
     def n_row(self) -> int:
-        """Number of stored (example, token) pairs; of examples where the store has no token sites."""
+        """Number of stored (example, token) pairs; of examples if there are no token sites."""
         token_sites = any(self[site].row_space == "token" for site in self.sites)
         return self.rows["token" if token_sites else "example"]
 
@@ -140,19 +139,19 @@ class Store:
 
     @property
     def target(self) -> SiteArray | None:
-        """`index/target`: the id of the token that follows each row's, int32 `[row]`, -1 at an end."""
+        """`index/target`: id of the token that follows each row's, int32 `[row]`, -1 at an end."""
         core = self._core.target()
         return None if core is None else SiteArray(core)
 
     @property
     def examples(self) -> pyarrow.dataset.Dataset:
         """One row per example: number, rows, content hash, and the columns of the input."""
-        return self._dataset(EXAMPLES)
+        return self.dataset(EXAMPLES)
 
     @property
     def tokens(self) -> pyarrow.dataset.Dataset:
         """One row per token: example, position, row (null where nothing is stored), id, text."""
-        return self._dataset(TOKENS)
+        return self.dataset(TOKENS)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -165,9 +164,20 @@ class Store:
         Raises:
             StoreError: there is none of that name, or it is damaged.
         """
-        if name in (EXAMPLES, TOKENS):
-            return self._dataset(name).to_table()
-        return user_tables.read(self.path / "tables", name)
+        data = self.dataset(name)
+        try:
+            return data.to_table()
+        except (pa.ArrowException, OSError) as error:
+            message = f"the table {name} of {self.path} is damaged: {error}"
+            raise StoreError(message) from error
+
+    def dataset(self, name: str) -> pyarrow.dataset.Dataset:
+        """Open a table for reading parts of it.
+
+        Raises:
+            StoreError: there is none of that name, or it is damaged.
+        """
+        return dataset(self.parts(name), BASE_SCHEMAS.get(name, pa.schema([])))
 
     def add_table(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
         """Keep a table in the store; new connections see it in SQL under its name.
@@ -235,8 +245,8 @@ class Store:
     ) -> "duckdb.DuckDBPyRelation":
         """Ask in SQL; `?` or `$name` in the query stand for `params`.
 
-        The relation is lazy: `.arrow()`, `.df()`, `.fetchall()` run it. Its connection lives as long as
-        the store.
+        The relation is lazy: `.arrow()`, `.df()`, `.fetchall()` run it, on a connection that lives
+        as long as the store.
 
         Raises:
             duckdb.Error: what DuckDB says, unchanged.
@@ -250,10 +260,14 @@ class Store:
     def vectors(
         self, site: str, rows: Selector, layers: Selector = None, heads: Selector = None
     ) -> NDArray[Any]:
-        """Read the rows that a query found: `store.vectors("z", store.sql("SELECT row ...").arrow()["row"])`.
+        """Read rows that a query found, `[row, layer, head, feature]` in the order given.
 
-        The quick way for selective questions: SQL finds row numbers without touching a vector, and only
-        the chunks that hold them are read.
+        The quick way for selective questions: SQL finds row numbers without touching a vector, and
+        only the chunks that hold them are read. Arguments and errors as for `SiteArray.read`.
+
+        Example:
+            found = store.sql("SELECT row FROM tokens WHERE text = ' Paris' AND row IS NOT NULL")
+            vectors = store.vectors("resid_post", found.to_arrow_table()["row"], layers=5)
         """
         return self[site].read(rows, layers, heads)
 
@@ -262,7 +276,7 @@ class Store:
         return self._core.counters()
 
     def verify(self) -> verify.VerifyReport:
-        """Read everything back: checksums, shapes, tables, commits. Problems are listed, not raised.
+        """Read everything back: checksums, shapes, tables, commits. Problems are listed only.
 
         Raises:
             StoreError: there is no store to verify.
@@ -279,10 +293,6 @@ class Store:
 
     def _repr_html_(self) -> str:
         return show.html(self)
-
-    def _dataset(self, name: str) -> pyarrow.dataset.Dataset:
-        parts = self._commit["tables"].get(name, [])
-        return dataset(self.path / "tables" / name, parts, BASE_SCHEMAS[name])
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -1,4 +1,4 @@
-"""numpy arrays as torch tensors: the one place of the store that knows torch, and only when asked."""
+"""numpy arrays as torch tensors: the one place of the store that knows torch, if asked."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # noqa: TID251  for the type alone
 
 
 def from_numpy(array: NDArray[Any]) -> "torch.Tensor":

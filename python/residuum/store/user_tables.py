@@ -1,4 +1,4 @@
-"""Tables that the user adds to a store: labels, groups, judgements; joined by their columns in SQL."""
+"""Tables that the user adds to a store: labels, groups, judgements; joined in SQL."""
 
 import re
 from pathlib import Path
@@ -60,17 +60,3 @@ def path(tables: Path, name: str) -> Path:
         message = f"there is no table {name!r}; there are {known}"
         raise StoreError(message)
     return file
-
-
-def read(tables: Path, name: str) -> pa.Table:
-    """Read a user table.
-
-    Raises:
-        StoreError: there is none, or it is damaged.
-    """
-    file = path(tables, name)
-    try:
-        return pyarrow.parquet.read_table(file, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        message = f"{file} is damaged: {error}"
-        raise StoreError(message) from error

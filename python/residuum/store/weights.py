@@ -1,4 +1,4 @@
-"""The readout weights: `weights/readout.safetensors`, memory-mapped, and the vocabulary beside it."""
+"""The readout weights: `weights/readout.safetensors`, memory-mapped, and the vocabulary."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _NAMES: dict[str, np.dtype[Any]] = {
 
 
 class Weights(Mapping[str, NDArray[np.float32]]):
-    """Tensors by name, such as `weights["W_U"]`; float32, 16-bit tensors are widened when asked for."""
+    """Tensors by name, such as `weights["W_U"]`; float32, 16-bit tensors widened when asked for."""
 
     def __init__(self, path: Path) -> None:
         """Read the header; a store without weights has an empty mapping.
@@ -46,7 +46,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             raise KeyError(message)
         dtype, shape, offset = self._tensors[name]
         data = np.memmap(self._path, dtype, "r", offset=self._start + offset, shape=shape)
-        # A plain array over the same map: np.memmap's own subclass survives arithmetic and surprises.
+        # A plain array over the same map: np.memmap's subclass survives arithmetic and surprises.
         return np.asarray(data).astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[str]:

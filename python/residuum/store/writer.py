@@ -3,7 +3,7 @@
     StoreWriter.create ──▶ write(site, layer, rows) ──▶ Rust writer ──▶ shards ─┐
                            add_examples, add_tokens ──▶ Pending ──▶ parts ──────┴──▶ commit
 
-A store under creation is made beside its place and renamed there with an empty commit in it, so that
+A store under creation is made beside its place and renamed there with an empty commit, so that
 it opens from its first instant on. Rows of activations come in any order; table rows wait until a
 commit covers their activations.
 """
@@ -209,6 +209,14 @@ class StoreWriter:
         """Rows from 0 on that lie in finished shards of every array of the row space."""
         return self._core.sealed_rows(row_space)
 
+    def flush(self) -> None:
+        """Wait until everything written is in its file; counts are exact then.
+
+        Raises:
+            StoreError: an earlier write failed.
+        """
+        self._core.flush()
+
     def n_committable(self) -> int:
         """Number of examples that `commit` would make visible now."""
         spaces = {"example" if name == "activations/pooled" else "token" for name in self._arrays}
@@ -318,8 +326,8 @@ def _bits(values: NDArray[Any]) -> tuple[NDArray[Any], bool]:
         return array.view(np.uint16), False
     if array.dtype not in (np.float32, np.float64, np.int32, np.uint16):
         message = (
-            f"values are {array.dtype}; they must be float32, float16, float64, bfloat16 or its bits "
-            "in uint16, or int32 for index/target"
+            f"values are {array.dtype}; they must be float32, float16, float64, bfloat16 or its "
+            "bits in uint16, or int32 for index/target"
         )
         raise ArgumentError(message)
     return array, False

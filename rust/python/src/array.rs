@@ -27,10 +27,7 @@ pub(crate) enum Selection<'py> {
 }
 
 /// The core's view of a selection.
-pub(crate) fn rows<'a>(
-    py: Python<'_>,
-    selection: Option<&'a Selection<'_>>,
-) -> PyResult<Rows<'a>> {
+pub(crate) fn rows<'a>(py: Python<'_>, selection: Option<&'a Selection<'_>>) -> PyResult<Rows<'a>> {
     Ok(match selection {
         None => Rows::All,
         Some(Selection::Range((start, stop))) => Rows::Range(*start..*stop),

@@ -52,7 +52,9 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Value> {
 
 fn convert(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     if depth > MAX_DEPTH {
-        return Err(PyValueError::new_err(format!("metadata nests deeper than {MAX_DEPTH} levels")));
+        return Err(PyValueError::new_err(format!(
+            "metadata nests deeper than {MAX_DEPTH} levels"
+        )));
     }
     if value.is_none() {
         return Ok(Value::Null);

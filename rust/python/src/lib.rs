@@ -11,9 +11,14 @@
 //! ```
 
 mod array;
+mod attribution;
 mod call;
 mod error;
 mod json;
+mod lens;
+mod matmul;
+mod matrix;
+mod norm;
 mod spec;
 mod store;
 mod verify;
@@ -26,6 +31,14 @@ use pyo3::prelude::*;
 mod _residuum {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::attribution::attribution;
+    #[pymodule_export]
+    use crate::lens::lens;
+    #[pymodule_export]
+    use crate::matmul::matmul;
+    #[pymodule_export]
+    use crate::norm::Norm;
     #[pymodule_export]
     use crate::spec::ArraySpec;
     #[pymodule_export]

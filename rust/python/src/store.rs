@@ -141,9 +141,15 @@ impl SiteArray {
         let wrong = |_| argument(py, "the array to fill is not C-contiguous");
         let heads = heads.as_deref();
         match out {
-            Target::F32(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
-            Target::U16(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
-            Target::I32(mut x) => self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?),
+            Target::F32(mut x) => {
+                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+            }
+            Target::U16(mut x) => {
+                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+            }
+            Target::I32(mut x) => {
+                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+            }
         }
     }
 }

@@ -44,12 +44,7 @@ impl Writer {
     /// Goes on from the last commit.
     #[staticmethod]
     #[pyo3(signature = (path, *, memory_bytes, threads))]
-    fn open(
-        py: Python<'_>,
-        path: PathBuf,
-        memory_bytes: usize,
-        threads: usize,
-    ) -> PyResult<Self> {
+    fn open(py: Python<'_>, path: PathBuf, memory_bytes: usize, threads: usize) -> PyResult<Self> {
         let options = WriterOptions { memory_bytes, threads };
         detached(py, || CoreWriter::open(&path, options)).map(Self::new)
     }
@@ -58,7 +53,7 @@ impl Writer {
     #[getter]
     fn arrays(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let core = self.get(py)?;
-        Ok(core.arrays().iter().map(|spec| spec.path.clone()).collect())
+        Ok(core.arrays().map(|spec| spec.path.clone()).collect())
     }
 
     /// The last commit's record.
