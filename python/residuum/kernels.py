@@ -174,7 +174,7 @@ def rms_norm(
 def attribution(
     z: ArrayLike, w_o: ArrayLike, directions: ArrayLike, *, scale: ArrayLike | None = None
 ) -> Floats:
-    """What each head adds along directions: `z @ W_O[head] @ directions / scale`, without `head_out`.
+    """What each head adds along directions, `z @ W_O[head] @ directions / scale`; no `head_out`.
 
     Args:
         z: `[row, head, d_head]`.

@@ -21,8 +21,9 @@ class TableMacro:
 
     def statement(self, store: str) -> str:
         """The `CREATE MACRO`; `store` is a literal."""
-        parameters = [*self.positional, *(f"{name} := NULL" for name in self.named)]
-        arguments = [store, *self.positional, *(f"{name} := {name}" for name in self.named)]
+        named = [quote.name(name) for name in self.named]
+        parameters = [*self.positional, *(f"{name} := NULL" for name in named)]
+        arguments = [store, *self.positional, *(f"{name} := {name}" for name in named)]
         call = f"residuum_{self.name}({', '.join(arguments)})"
         head = f"CREATE OR REPLACE MACRO {self.name}({', '.join(parameters)})"
         return f"{head} AS TABLE SELECT * FROM {call}"
@@ -32,7 +33,7 @@ TABLE_MACROS = (
     TableMacro("activations", ("site",), ("layers", "heads", "rows", "direction")),
     TableMacro("head_logits", (), ("tokens", "layers", "rows")),
     TableMacro("logit_lens", (), ("layers", "k", "rows")),
-    TableMacro("nearest", ("site", "layer"), ("of", "k", "metric")),
+    TableMacro("nearest", ("site", "layer"), ("of", "to", "k", "metric")),
 )
 
 
