@@ -1,7 +1,7 @@
 """A store is asked where neither torch nor transformers is installed.
 
-The environment is made from the lock file and holds what `pip install residuum` brings; the wheel is
-built and installed as it ships, with the compiled module and the DuckDB extension inside.
+The environment is made from the lock file and holds what `pip install residuum` brings; the wheel
+is built and installed as it ships, with the compiled module and the DuckDB extension inside.
 """
 
 import json
