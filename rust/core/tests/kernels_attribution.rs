@@ -2,7 +2,7 @@
 
 mod kernels_common;
 
-use kernels_common::{assert_close, naive_matmul, uniform, with_threads};
+use kernels_common::{assert_close, cases, naive_matmul, uniform, with_threads};
 use proptest::prelude::*;
 use residuum_core::kernels::attribution::{attribution, fold, readout};
 use residuum_core::kernels::norm::{Norm, NormKind};
@@ -32,7 +32,7 @@ fn tolerance(d_head: usize, d_model: usize) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases(64))]
     #[test]
     fn equals_head_out_times_direction(
         rows in 0_usize..20, heads in 1_usize..6, d_head in 1_usize..8, d_model in 1_usize..24,

@@ -2,7 +2,7 @@
 
 mod kernels_common;
 
-use kernels_common::{assert_close, naive_matmul, transpose, uniform, with_threads};
+use kernels_common::{assert_close, cases, naive_matmul, transpose, uniform, with_threads};
 use proptest::prelude::*;
 use residuum_core::kernels::lens::{LensStats, NO_TOKEN, Unembed, lens, lens_layers};
 use residuum_core::kernels::matmul::MatRef;
@@ -101,7 +101,7 @@ fn tolerance(d: usize) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(cases(40))]
     #[test]
     fn equals_full_logits(
         rows in 0_usize..12, d in 1_usize..24, vocab in 1_usize..1300, k in 0_usize..9, seed: u64,

@@ -2,7 +2,7 @@
 
 mod kernels_common;
 
-use kernels_common::{assert_close, naive_matmul, transpose, uniform, with_threads};
+use kernels_common::{assert_close, cases, naive_matmul, transpose, uniform, with_threads};
 use proptest::prelude::*;
 use residuum_core::kernels::matmul::{MatRef, matmul};
 
@@ -24,7 +24,7 @@ fn check(m: usize, k: usize, n: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
     #[test]
     fn equals_the_definition(m in 0_usize..70, k in 0_usize..70, n in 0_usize..70) {
         check(m, k, n);

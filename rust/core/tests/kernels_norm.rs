@@ -2,7 +2,7 @@
 
 mod kernels_common;
 
-use kernels_common::{assert_close, uniform};
+use kernels_common::{assert_close, cases, uniform};
 use proptest::prelude::*;
 use residuum_core::kernels::norm::{Norm, NormKind, layer_norm, rms_norm};
 
@@ -31,6 +31,7 @@ fn naive(norm: &Norm, x: &[f32], d: usize) -> (Vec<f64>, Vec<f64>) {
 }
 
 proptest! {
+    #![proptest_config(cases(128))]
     #[test]
     fn equals_the_definition(
         rows in 0_usize..150, d in 1_usize..41, kind in 0..3, seed: u64, weighted: bool,

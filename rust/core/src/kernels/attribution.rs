@@ -1,7 +1,7 @@
 //! What each head adds along given directions, from `z`, without ever forming `head_out`.
 //!
-//! `head_out = z @ W_O[head]` is d_model / d_head times larger than `z`. Since
-//! `head_out . d == z . (W_O[head] d)`, the directions are taken through W_O once ([`readout`])
+//! `head_out = z @ W_O[head]` is `d_model / d_head` times larger than `z`. Since
+//! `head_out . d == z . (W_O[head] d)`, the directions are taken through `W_O` once ([`readout`])
 //! and every row costs `d_head` multiplications a head and direction ([`attribution`]).
 
 use rayon::prelude::*;
@@ -109,7 +109,9 @@ pub fn attribution(
         if let Some(scale) = scale {
             let rows = out.chunks_exact_mut(n_head * n_direction);
             for (row, &scale) in rows.zip(&scale[block * ROW_BLOCK..]) {
-                row.iter_mut().for_each(|value| *value /= scale);
+                for value in row {
+                    *value /= scale;
+                }
             }
         }
         Ok(())

@@ -2,11 +2,16 @@
 //!
 //! Arrays are f32 slices, row-major, with the axes named in each function's documentation; long
 //! sums are f64. Results do not depend on the number of threads. A NaN in a row makes that row's
-//! results NaN, never another row's, unless a kernel says otherwise.
+//! results NaN (or leaves the row out, where results are over all rows), never another row's.
 
+pub mod attention_roles;
 pub mod attribution;
 mod check;
+pub mod kmeans;
+pub mod knn;
 pub mod lens;
 pub mod matmul;
+pub mod moments;
 pub mod norm;
+pub mod pca;
 mod vector;

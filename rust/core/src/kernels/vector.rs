@@ -8,6 +8,8 @@ use gemm_common::pulp::Arch;
 
 /// Lanes of every reduction.
 pub(crate) const LANE: usize = 16;
+/// [`LANE`] as a step of 32-bit indices.
+const LANE_STEP: u32 = 16;
 
 /// Runs `work` compiled for the widest instructions this machine has.
 ///
@@ -96,6 +98,21 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
+/// Sum over `f(x)`: f32 within a lane, so for short slices, f64 across lanes.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn sum_by_narrow(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut lanes = [0.0_f32; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += f(value);
+        }
+    }
+    let rest: f64 = rest.iter().map(|&value| f64::from(f(value))).sum();
+    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
+}
+
 /// Sum of products in f64, lane by lane, over the shorter of the two slices.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
@@ -111,4 +128,82 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f64 {
     }
     let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
     lanes.iter().sum::<f64>() + rest
+}
+
+/// Squared Euclidean distance in f64, lane by lane, over the shorter of the two slices.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn squared_distance(x: &[f32], y: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; LANE];
+    let len = x.len().min(y.len());
+    let (x_blocks, x_rest) = x[..len].as_chunks::<LANE>();
+    let (y_blocks, y_rest) = y[..len].as_chunks::<LANE>();
+    let square = |x: f32, y: f32| {
+        let difference = f64::from(x) - f64::from(y);
+        difference * difference
+    };
+    for (x, y) in x_blocks.iter().zip(y_blocks) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += square(x, y);
+        }
+    }
+    let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| square(x, y)).sum();
+    lanes.iter().sum::<f64>() + rest
+}
+
+/// Index of the least `level - product`, the lowest of equals; `u32::MAX` if all are NaN. The
+/// slices are equally long, below `u32::MAX`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn first_minimum(products: &[f32], levels: &[f32]) -> u32 {
+    let (product_blocks, product_rest) = products.as_chunks::<LANE>();
+    let (level_blocks, level_rest) = levels.as_chunks::<LANE>();
+    let mut values = [f32::INFINITY; LANE];
+    // In which block each lane's least value stands.
+    let mut blocks = [u32::MAX; LANE];
+    for ((product, level), block) in product_blocks.iter().zip(level_blocks).zip(0..) {
+        for lane in 0..LANE {
+            let value = level[lane] - product[lane];
+            let less = value < values[lane];
+            values[lane] = if less { value } else { values[lane] };
+            blocks[lane] = if less { block } else { blocks[lane] };
+        }
+    }
+    let mut least = f32::INFINITY;
+    let mut place = u32::MAX;
+    let mut offer = |value: f32, at: u32| {
+        if value < least || (value <= least && at < place) {
+            (least, place) = (value, at);
+        }
+    };
+    for ((&value, &block), lane) in values.iter().zip(&blocks).zip(0..) {
+        if block != u32::MAX {
+            offer(value, block * LANE_STEP + lane);
+        }
+    }
+    let start = u32::try_from(products.len() - product_rest.len()).unwrap_or(u32::MAX);
+    for ((product, level), at) in product_rest.iter().zip(level_rest).zip(start..) {
+        offer(level - product, at);
+    }
+    place
+}
+
+/// Natural logarithm of a positive normal number; relative error below 3e-7, absolute below 1e-7
+/// near 1. Zero and subnormal numbers give that of the smallest normal number. NaN stays NaN.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn ln(x: f32) -> f32 {
+    /// Bits of sqrt(1/2): numbers are split as 2^e * m with m from there to twice that.
+    const ROOT_HALF: u32 = 0x3f35_04f3;
+    let x = if x < f32::MIN_POSITIVE { f32::MIN_POSITIVE } else { x };
+    let above = x.to_bits().wrapping_sub(ROOT_HALF);
+    let exponent = above.cast_signed() >> 23;
+    let mantissa = f32::from_bits((above & 0x007f_ffff).wrapping_add(ROOT_HALF));
+    // ln m = 2 atanh(s), s = (m - 1) / (m + 1), |s| <= 0.172: the term left out is 2 s^11 / 11.
+    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = s * s;
+    let series = 1.0 + square * (1.0 / 3.0 + square * (0.2 + square * (1.0 / 7.0 + square / 9.0)));
+    let whole = exponent as f32;
+    let result = whole * std::f32::consts::LN_2 + 2.0 * s * series;
+    if x.is_nan() { x } else { result }
 }

@@ -2,8 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use proptest::prelude::ProptestConfig;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+/// That many random cases; a failure prints its input and leaves no file behind.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// Numbers in -1 .. 1.
 pub(crate) fn uniform(seed: u64, len: usize) -> Vec<f32> {
