@@ -80,7 +80,10 @@ pub enum Error {
         captured: Vec<String>,
     },
     /// A layer that this store does not hold.
-    #[error("layer {layer} of `{site}` was not captured; the captured layers are {}", numbers(captured))]
+    #[error(
+        "layer {layer} of `{site}` was not captured; the captured layers are {}",
+        numbers(captured)
+    )]
     LayerNotCaptured {
         /// The site.
         site: String,
@@ -168,7 +171,10 @@ pub enum Error {
         row: usize,
     },
     /// A commit covers a row that never came.
-    #[error("row {row} of `{array}`{} was never written, but the commit covers it", layer_suffix(layer))]
+    #[error(
+        "row {row} of `{array}`{} was never written, but the commit covers it",
+        layer_suffix(layer)
+    )]
     RowMissing {
         /// The array.
         array: String,

@@ -86,7 +86,9 @@ impl SiteArray {
     ) -> Option<Self> {
         let layers = spec.n_layer.unwrap_or(1);
         // Four bytes a value: the widest type that rows are read as.
-        spec.row_len().checked_mul(4 * layers)?.checked_mul(physical_rows.checked_add(spec.shard_rows)?)?;
+        spec.row_len()
+            .checked_mul(4 * layers)?
+            .checked_mul(physical_rows.checked_add(spec.shard_rows)?)?;
         Some(Self {
             folder: store.join(&spec.path),
             spec,
@@ -128,7 +130,8 @@ impl SiteArray {
         for layer in self.spec.layer_keys() {
             let path = self.shard_path(last / self.spec.shard_rows, layer);
             if !path.is_file() {
-                let why = format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path);
+                let why =
+                    format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path);
                 return Err(Error::Missing { path, why });
             }
         }

@@ -104,10 +104,7 @@ fn read_whole<T: Element>(
 }
 
 fn bad_checksum(source: &Source<'_>) -> Error {
-    Error::damaged(
-        source.path,
-        format!("the checksum of its chunk {} does not hold", source.chunk),
-    )
+    Error::damaged(source.path, format!("the checksum of its chunk {} does not hold", source.chunk))
 }
 
 /// Copies the wanted columns of a segment's rows; `bytes` starts at the segment's first row.
@@ -215,4 +212,3 @@ fn to_usize(n: u64) -> usize {
     // Index entries are bounded by the chunk's size when they are read.
     usize::try_from(n).unwrap_or(usize::MAX)
 }
-

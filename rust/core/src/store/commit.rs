@@ -80,11 +80,15 @@ impl Commit {
     pub(crate) fn read(file: &Path, number: u64) -> Result<Self> {
         let bytes = read_small(file)?;
         let bad = |what: String| Error::damaged(file, what);
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|error| bad(format!("no commit record: {error}")))?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| bad(format!("no commit record: {error}")))?;
         let format = value.get("format").and_then(Value::as_u64).unwrap_or(0);
         if format > FORMAT {
-            return Err(Error::NewerFormat { path: file.to_owned(), found: format, supported: FORMAT });
+            return Err(Error::NewerFormat {
+                path: file.to_owned(),
+                found: format,
+                supported: FORMAT,
+            });
         }
         let commit: Self = serde_json::from_value(value)
             .map_err(|error| bad(format!("no commit record: {error}")))?;
@@ -149,6 +153,7 @@ pub(crate) fn latest(store: &Path) -> Result<(Commit, Vec<u64>)> {
     }
     Err(first.unwrap_or_else(|| Error::Missing {
         path: store.join("commits"),
-        why: "the store has no commit record, so nothing in it is complete; capture it again".into(),
+        why: "the store has no commit record, so nothing in it is complete; capture it again"
+            .into(),
     }))
 }

@@ -5,6 +5,11 @@ use std::{
     io::{ErrorKind, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
 };
 
 use crate::error::{Error, Result};
@@ -31,7 +36,8 @@ pub(crate) fn open(path: &Path) -> Result<File> {
 
 /// Opens a file for reading and writing, creating it and its folders where they are not there.
 pub(crate) fn open_write(path: &Path) -> Result<File> {
-    let try_open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let try_open =
+        || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     match try_open() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             create_parent(path)?;
@@ -78,46 +84,81 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     file.sync_all().map_err(|error| Error::io(path, error))
 }
 
-/// Moves a finished file to its public place, replacing what was there.
-pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
-    create_parent(to)?;
-    fs::rename(from, to).map_err(|error| Error::io(to, error))
+/// Makes many files or folders durable. At once, because a journal takes many together as fast as one.
+pub(crate) fn sync_many(paths: &[PathBuf]) -> Result<()> {
+    const THREADS: usize = 16;
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        while let Some(path) = paths.get(next.fetch_add(1, Relaxed)) {
+            if let Err(error) = sync_folder(path) {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..THREADS.min(paths.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Writes a file so that readers see the old bytes or the new ones, and that it survives a crash.
-pub(crate) fn replace_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_beside(path, bytes, |temp| fs::rename(temp, path))
+/// A finished file that is to take a public place.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) from: PathBuf,
+    pub(crate) to: PathBuf,
+    /// True if its bytes are durable already.
+    pub(crate) durable: bool,
 }
 
-/// Like `replace_atomic`, but leaves a file alone that holds these bytes already.
-pub(crate) fn update_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { replace_atomic(path, bytes) }
+impl Finished {
+    /// Writes `bytes` beside `path`, to replace it; `None` if the file holds these bytes already.
+    pub(crate) fn beside(path: PathBuf, bytes: &[u8]) -> Result<Option<Self>> {
+        if fs::read(&path).is_ok_and(|there| there == bytes) {
+            return Ok(None);
+        }
+        create_parent(&path)?;
+        let from = temp_name(&path);
+        fs::write(&from, bytes).map_err(|error| Error::io(&from, error))?;
+        Ok(Some(Self { from, to: path, durable: false }))
+    }
 }
 
-/// Like `replace_atomic`, but fails if the file is there already.
+/// Makes files durable, moves each to its place (replacing what was there), and makes that durable too.
+///
+/// Readers see the old bytes or the new ones; a crash leaves one of the two. `below` is a folder above all
+/// of them that exists durably.
+pub(crate) fn publish(finished: &[Finished], below: &Path) -> Result<()> {
+    let fresh = finished.iter().filter(|file| !file.durable);
+    sync_many(&fresh.map(|file| file.from.clone()).collect::<Vec<_>>())?;
+    let mut folders = Vec::new();
+    for Finished { from, to, .. } in finished {
+        create_parent(to)?;
+        fs::rename(from, to).map_err(|error| Error::io(to, error))?;
+        folders.extend(
+            to.ancestors().skip(1).take_while(|p| p.starts_with(below)).map(Path::to_owned),
+        );
+    }
+    folders.sort_unstable();
+    folders.dedup();
+    sync_many(&folders)
+}
+
+/// Writes a new file so that it is there whole or not at all; fails if it is there already.
 pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_beside(path, bytes, |temp| {
-        fs::hard_link(temp, path)?;
-        fs::remove_file(temp)
-    })
-}
-
-fn write_beside(
-    path: &Path,
-    bytes: &[u8],
-    finish: impl FnOnce(&Path) -> std::io::Result<()>,
-) -> Result<()> {
     create_parent(path)?;
     let temp = temp_name(path);
     let written = File::create(&temp)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| Error::io(&temp, error))
-        .and_then(|()| finish(&temp).map_err(|error| Error::io(path, error)));
-    if written.is_err() {
-        // The first error is the one to report; a leftover temporary file is ignored by readers.
-        let _ = fs::remove_file(&temp);
-    }
+        .and_then(|()| fs::hard_link(&temp, path))
+        .map_err(|error| Error::io(path, error));
+    let removed = remove(&temp);
+    // The first error is the one to report; a leftover temporary file is ignored by readers.
     written?;
+    removed?;
     sync_folder(path.parent().unwrap_or(path))
 }
 

@@ -43,7 +43,10 @@ impl ShardIndex {
         let mut bytes = vec![0; size];
         files::read_at(file, path, &mut bytes, start)?;
         let body = split_crc(&bytes).ok_or_else(|| {
-            Error::damaged(path, "the checksum of its index does not hold; the file is cut or altered")
+            Error::damaged(
+                path,
+                "the checksum of its index does not hold; the file is cut or altered",
+            )
         })?;
         let (pairs, _) = body.as_chunks::<ENTRY>();
         let entries = pairs
@@ -96,7 +99,9 @@ fn parse_entry(
     if !fits || offset.checked_add(nbytes).is_none_or(|stop| stop > end) {
         return Err(Error::damaged(
             path,
-            format!("its index puts chunk {chunk} at {nbytes} bytes from byte {offset}, which cannot be"),
+            format!(
+                "its index puts chunk {chunk} at {nbytes} bytes from byte {offset}, which cannot be"
+            ),
         ));
     }
     Ok(Some(Entry { offset, nbytes }))
@@ -129,8 +134,9 @@ pub(crate) fn decode_chunk(
     encoded: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<()> {
-    let body = split_crc(encoded)
-        .ok_or_else(|| Error::damaged(path, format!("the checksum of its chunk {chunk} does not hold")))?;
+    let body = split_crc(encoded).ok_or_else(|| {
+        Error::damaged(path, format!("the checksum of its chunk {chunk} does not hold"))
+    })?;
     let size = spec.chunk_bytes();
     out.resize(size, 0);
     let bad = |what: String| Error::damaged(path, format!("its chunk {chunk} {what}"));
@@ -152,9 +158,7 @@ pub(crate) fn decode_chunk(
 pub(crate) fn encode_chunk(spec: &ArraySpec, path: &Path, chunk: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = match spec.codec {
         Codec::None => chunk.to_vec(),
-        Codec::Zstd => {
-            zstd::bulk::compress(chunk, 1).map_err(|error| Error::io(path, error))?
-        }
+        Codec::Zstd => zstd::bulk::compress(chunk, 1).map_err(|error| Error::io(path, error))?,
     };
     append_crc(&mut bytes);
     Ok(bytes)

@@ -121,7 +121,12 @@ impl Store {
         let array = self.site(site)?;
         let spec = array.spec();
         Ok(spec.statistics.then(|| {
-            Statistics::new(&self.path, Arc::new(spec.clone()), array.physical_rows(), &self.counters)
+            Statistics::new(
+                &self.path,
+                Arc::new(spec.clone()),
+                array.physical_rows(),
+                &self.counters,
+            )
         }))
     }
 
@@ -201,7 +206,10 @@ pub(crate) fn open_array(
     let known = name == "index/target"
         || name.strip_prefix("activations/").is_some_and(|site| site.parse::<Site>().is_ok());
     if !known {
-        return Err(Error::damaged(&record, format!("it names `{name}`, which is no array of ours")));
+        return Err(Error::damaged(
+            &record,
+            format!("it names `{name}`, which is no array of ours"),
+        ));
     }
     let file = store.join(name).join("zarr.json");
     if !file.is_file() {
@@ -221,6 +229,7 @@ pub(crate) fn open_array(
         return Err(Error::damaged(&file, "its layers differ from those of the last commit"));
     }
     let physical = commit.physical_rows.get(spec.row_space);
-    SiteArray::new(store, spec, rows, physical, counters)
-        .ok_or_else(|| Error::damaged(&record, format!("{rows} rows of `{name}` cannot be addressed")))
+    SiteArray::new(store, spec, rows, physical, counters).ok_or_else(|| {
+        Error::damaged(&record, format!("{rows} rows of `{name}` cannot be addressed"))
+    })
 }

@@ -140,7 +140,10 @@ impl ArraySpec {
     /// The axes that a head selection applies to: `head` or `kv_head`, first of `inner`.
     pub fn head_axis(&self) -> Option<&str> {
         let first = 1 + usize::from(self.n_layer.is_some());
-        self.dimension_names.get(first).map(String::as_str).filter(|n| matches!(*n, "head" | "kv_head"))
+        self.dimension_names
+            .get(first)
+            .map(String::as_str)
+            .filter(|n| matches!(*n, "head" | "kv_head"))
     }
 
     /// The full shape at `n_row` rows: `[row, layer?, ...inner]`.
@@ -198,8 +201,9 @@ impl ArraySpec {
             ));
         }
         let n_axes = 1 + usize::from(self.n_layer.is_some()) + self.inner.len();
-        (n_axes != axes.len())
-            .then(|| format!("it has {n_axes} lengths for the {} axes [{}]", axes.len(), axes.join(", ")))
+        (n_axes != axes.len()).then(|| {
+            format!("it has {n_axes} lengths for the {} axes [{}]", axes.len(), axes.join(", "))
+        })
     }
 
     fn length_problem(&self) -> Option<String> {
@@ -226,7 +230,10 @@ impl ArraySpec {
         let chunk = row.checked_mul(self.chunk_rows).filter(|bytes| *bytes <= MAX_ROW_BYTES);
         let shard = row.checked_mul(self.shard_rows).filter(|bytes| *bytes <= usize::MAX >> 8);
         if chunk.is_none() || shard.is_none() {
-            return Some(format!("a chunk of {} rows of {row} bytes is too large", self.chunk_rows));
+            return Some(format!(
+                "a chunk of {} rows of {row} bytes is too large",
+                self.chunk_rows
+            ));
         }
         None
     }
@@ -238,7 +245,9 @@ impl ArraySpec {
         if !(1..=MAX_LAYERS).contains(&n_layer) {
             return Some(format!("{n_layer} layers are none or too many"));
         }
-        if !self.layers.is_sorted_by(|a, b| a < b) || self.layers.last().is_some_and(|l| *l >= n_layer) {
+        if !self.layers.is_sorted_by(|a, b| a < b)
+            || self.layers.last().is_some_and(|l| *l >= n_layer)
+        {
             return Some(format!("its layers {:?} are not ascending below {n_layer}", self.layers));
         }
         self.layers.is_empty().then(|| "no layer of it is captured".into())
@@ -306,7 +315,8 @@ impl ArraySpec {
         let stated = value.pointer("/shape/0").and_then(Value::as_u64);
         let Some(n_chunk) = stated.and_then(|n| usize::try_from(n).ok()) else { return false };
         let Some(n_row) = n_chunk.checked_mul(self.chunk_rows) else { return false };
-        serde_json::from_slice::<Value>(&self.statistics_metadata(n_row)).is_ok_and(|ours| ours == *value)
+        serde_json::from_slice::<Value>(&self.statistics_metadata(n_row))
+            .is_ok_and(|ours| ours == *value)
     }
 
     /// Reads an array's `zarr.json`; returns the description and the stated number of rows.
@@ -334,9 +344,8 @@ impl ArraySpec {
         if !same_rank || meta.shape.len() < inner_at {
             return Err(bad("its shape, shard and chunk differ in their number of axes"));
         }
-        let rest = |cut: &[usize]| {
-            cut[inner_at..] == meta.shape[inner_at..] && (!layered || cut[1] == 1)
-        };
+        let rest =
+            |cut: &[usize]| cut[inner_at..] == meta.shape[inner_at..] && (!layered || cut[1] == 1);
         if !rest(&shard) || !rest(&chunk) {
             return Err(bad("its shards must be one layer wide and whole in every inner axis"));
         }
@@ -450,7 +459,10 @@ impl ArrayMetadata {
             node_type: "array".into(),
             shape,
             data_type: data_type.into(),
-            chunk_grid: ChunkGrid { name: "regular".into(), configuration: ChunkShape { chunk_shape } },
+            chunk_grid: ChunkGrid {
+                name: "regular".into(),
+                configuration: ChunkShape { chunk_shape },
+            },
             chunk_key_encoding: key_encoding(),
             fill_value,
             codecs,

@@ -216,7 +216,11 @@ impl Statistics {
             self.counters.add_bytes(bytes.len() + CRC);
             let start = values.len();
             values.resize(start + n * width, 0.0);
-            f32::decode(Dtype::F32, &bytes[first * width * 4..][..n * width * 4], &mut values[start..]);
+            f32::decode(
+                Dtype::F32,
+                &bytes[first * width * 4..][..n * width * 4],
+                &mut values[start..],
+            );
             next += n;
         }
         Ok(values)
@@ -305,7 +309,10 @@ pub(crate) fn read_shard(
     let file = files::open(&path)?;
     let (length, expected) = (files::length(&file, &path)?, shard_bytes(spec) + CRC);
     if length != expected as u64 {
-        return Err(Error::damaged(&path, format!("it is {length} bytes long instead of {expected}")));
+        return Err(Error::damaged(
+            &path,
+            format!("it is {length} bytes long instead of {expected}"),
+        ));
     }
     let mut bytes = vec![0; expected];
     files::read_at(&file, &path, &mut bytes, 0)?;

@@ -169,7 +169,8 @@ impl Check<'_> {
                     ShardCheck { check: self, spec, layer, shard, rows }.run();
                 });
                 if self.n_problem() >= MAX_PROBLEMS {
-                    let what = format!("more than {MAX_PROBLEMS} problems; the rest was not looked at");
+                    let what =
+                        format!("more than {MAX_PROBLEMS} problems; the rest was not looked at");
                     return self.problem(&self.store.join(name), what);
                 }
             }

@@ -49,7 +49,8 @@ impl ShardCheck<'_> {
         for (chunk, entry) in index.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
             if entry.offset != end {
-                let what = format!("its chunk {chunk} lies at byte {} instead of {end}", entry.offset);
+                let what =
+                    format!("its chunk {chunk} lies at byte {} instead of {end}", entry.offset);
                 self.check.problem(path, what);
             }
             end = entry.offset + entry.nbytes;
@@ -130,7 +131,8 @@ impl ShardCheck<'_> {
         if !agrees(committed) && !(committed < self.spec.chunk_rows && agrees(self.filled(rows))) {
             let folder = self.check.store.join("statistics").join(self.spec.name());
             let path = folder.join(ArraySpec::statistics_key(self.shard, self.layer));
-            self.check.problem(&path, format!("its chunk {chunk} differs from the rows' own statistics"));
+            self.check
+                .problem(&path, format!("its chunk {chunk} differs from the rows' own statistics"));
         }
     }
 

@@ -1,14 +1,12 @@
 //! Making a commit: tails, folders, shapes, and at last the record.
 
-use std::collections::BTreeSet;
-
-use super::{CommitRequest, Job, Writer, create::write_array_metadata};
+use super::{CommitRequest, Job, Writer, create::array_metadata};
 use crate::{
     error::{Error, Result},
     site::RowSpace,
     store::{
         commit::{Commit, RowCounts},
-        files,
+        files::{self, Finished},
         open::FORMAT,
     },
 };
@@ -31,7 +29,9 @@ impl Writer {
                 self.shared.queue.stop(&format!("a commit failed: {error}"));
             }
             Ok(_) if request.complete => {
-                self.shared.queue.stop("the capture is complete; open the store again to add to it");
+                self.shared
+                    .queue
+                    .stop("the capture is complete; open the store again to add to it");
             }
             Ok(_) => {}
         }
@@ -44,7 +44,10 @@ impl Writer {
         for space in RowSpace::ALL {
             let (asked, before) = (request.rows.get(space), self.lock().last.rows.get(space));
             if asked < before {
-                return bad(format!("{before} {} rows are visible already, not {asked}", space.as_str()));
+                return bad(format!(
+                    "{before} {} rows are visible already, not {asked}",
+                    space.as_str()
+                ));
             }
             let published = self.sealed(space).max(self.lock().last.physical_rows.get(space));
             if !request.publish_tail && self.has_lanes(space) && asked > published {
@@ -70,15 +73,13 @@ impl Writer {
                 last: request.complete,
             }))?;
         }
-        let mut folders = BTreeSet::new();
-        self.shared.lanes.iter().for_each(|lane| lane.fresh_folders(&mut folders));
-        for folder in &folders {
-            files::sync_folder(folder)?;
-        }
         let before = self.lock().last.clone();
+        let mut finished: Vec<Finished> =
+            self.shared.lanes.iter().flat_map(super::Lane::take_finished).collect();
         for spec in &self.arrays {
-            write_array_metadata(&self.path, spec, request.rows.get(spec.row_space))?;
+            finished.extend(array_metadata(&self.path, spec, request.rows.get(spec.row_space))?);
         }
+        files::publish(&finished, &self.path)?;
         let commit = Commit {
             format: FORMAT,
             commit: self.lock().next,

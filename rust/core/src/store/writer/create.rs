@@ -1,7 +1,7 @@
 //! A writer's beginning: a new store's arrays, or an existing store at its last commit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     path::Path,
     sync::{Arc, Mutex},
@@ -13,7 +13,7 @@ use crate::{
     store::{
         commit::{self, Commit, CommitArray, RowCounts},
         counters::Counters,
-        files,
+        files::{self, Finished},
         open::{FORMAT, open_array, read_attributes},
         spec::{ArraySpec, group_metadata},
     },
@@ -129,7 +129,8 @@ impl Limits {
         }
         let fit = (options.memory_bytes / 2 / scratch).max(1);
         let threads = options.threads.clamp(1, fit);
-        let queue = (options.memory_bytes / 2).min(options.memory_bytes - threads * scratch).max(row);
+        let queue =
+            (options.memory_bytes / 2).min(options.memory_bytes - threads * scratch).max(row);
         Ok(Self { threads, queue, job: (queue / 4).max(row) })
     }
 }
@@ -172,25 +173,33 @@ fn empty_commit(arrays: &[ArraySpec]) -> Commit {
 }
 
 fn write_metadata(store: &Path, arrays: &[ArraySpec]) -> Result<()> {
+    let mut groups = BTreeSet::new();
+    let mut finished = Vec::new();
     for spec in arrays {
-        let groups = [spec.path.split('/').next(), spec.statistics.then_some("statistics")];
-        for group in groups.into_iter().flatten() {
-            files::replace_atomic(&store.join(group).join("zarr.json"), &group_metadata())?;
-        }
-        write_array_metadata(store, spec, 0)?;
+        groups.extend(spec.path.split('/').next());
+        groups.extend(spec.statistics.then_some("statistics"));
+        finished.extend(array_metadata(store, spec, 0)?);
     }
-    files::sync_folder(store)
+    for group in groups {
+        finished.extend(Finished::beside(store.join(group).join("zarr.json"), &group_metadata())?);
+    }
+    files::publish(&finished, store)
 }
 
-/// Writes the `zarr.json` of an array and of its statistics for `n_row` rows.
-pub(super) fn write_array_metadata(store: &Path, spec: &ArraySpec, n_row: usize) -> Result<()> {
-    let array = store.join(&spec.path).join("zarr.json");
-    files::update_atomic(&array, &spec.metadata(n_row))?;
-    if spec.statistics {
-        let statistics = store.join("statistics").join(spec.name()).join("zarr.json");
-        files::update_atomic(&statistics, &spec.statistics_metadata(n_row))?;
-    }
-    Ok(())
+/// The `zarr.json` of an array and of its statistics for `n_row` rows, where they have to be replaced.
+pub(super) fn array_metadata(
+    store: &Path,
+    spec: &ArraySpec,
+    n_row: usize,
+) -> Result<impl Iterator<Item = Finished>> {
+    let array = Finished::beside(store.join(&spec.path).join("zarr.json"), &spec.metadata(n_row))?;
+    let statistics = if spec.statistics {
+        let file = store.join("statistics").join(spec.name()).join("zarr.json");
+        Finished::beside(file, &spec.statistics_metadata(n_row))?
+    } else {
+        None
+    };
+    Ok(array.into_iter().chain(statistics))
 }
 
 /// Takes the writer's lock and empties the staging folder, which holds nothing that a commit promises.
@@ -222,7 +231,9 @@ fn remove_orphans(store: &Path, spec: &ArraySpec, physical_rows: usize) -> Resul
             let path = entry.map_err(|error| Error::io(&shards, error))?.path();
             let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
             match number {
-                Some::<usize>(shard) if shard >= keep && path.is_dir() => files::remove_tree(&path)?,
+                Some::<usize>(shard) if shard >= keep && path.is_dir() => {
+                    files::remove_tree(&path)?
+                }
                 Some(shard) if shard >= keep => files::remove(&path)?,
                 _ => {}
             }

@@ -23,7 +23,11 @@ pub(super) fn cut(spec: &ArraySpec, base: usize, max_rows: usize, runs: &[Run]) 
     let mut parts = Vec::with_capacity(runs.len());
     for run in runs {
         let skip = base.saturating_sub(run.dst_row).min(run.n);
-        split(spec, Run { src_row: run.src_row + skip, dst_row: run.dst_row + skip, n: run.n - skip }, &mut parts);
+        split(
+            spec,
+            Run { src_row: run.src_row + skip, dst_row: run.dst_row + skip, n: run.n - skip },
+            &mut parts,
+        );
     }
     parts.sort_by_key(|part| part.dst_row);
     let mut pieces: Vec<Piece> = Vec::new();

@@ -4,7 +4,7 @@
 //! thread brings its last row, a shard is sealed by whichever completes its last chunk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     store::{
+        files::Finished,
         spec::{ArraySpec, Codec},
         statistics::count_nonfinite,
     },
@@ -42,10 +43,10 @@ pub(super) struct Lane {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) open: BTreeMap<usize, Progress>,
-    /// Sealed shards; true once they are published.
+    /// Sealed shards; true once their files are finished.
     pub(super) sealed: BTreeMap<usize, bool>,
-    /// Shards published since the last commit, whose folders are not durable yet.
-    pub(super) fresh: BTreeSet<usize>,
+    /// Files that wait for the next commit.
+    pub(super) finished: Vec<Finished>,
 }
 
 impl Lane {
@@ -71,11 +72,11 @@ impl Lane {
         (self.nan.load(Relaxed), self.inf.load(Relaxed))
     }
 
-    /// Rows up to which all shards are full and published.
+    /// Rows up to which all shards are full and finished.
     pub(super) fn sealed_rows(&self) -> usize {
         let state = self.lock();
         let mut shard = self.base / self.spec.shard_rows;
-        while state.sealed.get(&shard).is_some_and(|published| *published) {
+        while state.sealed.get(&shard).is_some_and(|finished| *finished) {
             shard += 1;
         }
         shard * self.spec.shard_rows
@@ -99,16 +100,9 @@ impl Lane {
         self.seal_if_full(&stage, shard, scratch)
     }
 
-    /// Every folder above a file published since the last call, up to the store.
-    pub(super) fn fresh_folders(&self, folders: &mut BTreeSet<PathBuf>) {
-        for shard in std::mem::take(&mut self.lock().fresh) {
-            let stage = self.stage(shard);
-            let statistics = self.spec.statistics.then_some(stage.public_stat);
-            for file in std::iter::once(stage.public_shard).chain(statistics) {
-                let above = file.ancestors().skip(1).take_while(|p| p.starts_with(&self.store));
-                folders.extend(above.map(Path::to_owned));
-            }
-        }
+    /// Files finished since the last call, to be published by a commit.
+    pub(super) fn take_finished(&self) -> Vec<Finished> {
+        std::mem::take(&mut self.lock().finished)
     }
 
     pub(super) fn stage(&self, shard: usize) -> Stage<'_> {
@@ -196,8 +190,9 @@ impl Lane {
         let (chunk_rows, chunk) = (self.spec.chunk_rows, piece.chunk % self.spec.shard_chunks());
         let runs = piece.runs.iter().map(|run| (run.dst_row % chunk_rows, run.n));
         stage.write_rows(chunk, runs, bytes)?;
-        let complete = self
-            .with_progress(shard, |progress| progress.add_written(chunk, piece.n_row(), chunk_rows));
+        let complete = self.with_progress(shard, |progress| {
+            progress.add_written(chunk, piece.n_row(), chunk_rows)
+        });
         if complete != Some(true) {
             return Ok(());
         }
@@ -242,10 +237,10 @@ impl Lane {
             state.open.remove(&shard)
         };
         if let Some(progress) = full {
-            stage.seal(&progress.encoded, &mut scratch.statistics)?;
+            let finished = stage.seal(&progress.encoded, &mut scratch.statistics)?;
             let mut state = self.lock();
             state.sealed.insert(shard, true);
-            state.fresh.insert(shard);
+            state.finished.extend(finished);
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! Fills arrays from many threads within a memory budget, and makes commits.
 //!
 //! ```text
-//! write ─▶ cut (by chunk) ─▶ queue (bounded) ─▶ worker ─▶ lane ─▶ stage (files) ─▶ published shard
-//! commit ─▶ tail (last, partial shard) ─▶ zarr.json ─▶ commit record
+//! write ─▶ cut (by chunk) ─▶ queue (bounded) ─▶ worker ─▶ lane ─▶ stage (files in staging/)
+//! commit ─▶ tail (last, partial shard) ─▶ publish (rename) ─▶ zarr.json ─▶ commit record
 //! ```
 //!
-//! Order of durability: shards and statistics, then the folders they are in, then `zarr.json`, then the record.
+//! Order of durability: the bytes of shards, statistics and `zarr.json`, their names, then the record.
 
 mod commit;
 mod create;
@@ -120,7 +120,7 @@ struct State {
 enum Job {
     /// Rows of one chunk, in the stored dtype.
     Rows { lane: usize, piece: Piece, bytes: Vec<u8> },
-    /// Publish what lies below row `visible` of the last shard.
+    /// Finish what lies below row `visible` of the last shard.
     Tail { lane: usize, visible: usize, last: bool },
 }
 
@@ -134,9 +134,14 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// The arrays, in the order of their numbers in `write`.
+    /// The arrays, in the order of their numbers in `write`: as given to `create`, by path after `open`.
     pub fn arrays(&self) -> impl ExactSizeIterator<Item = &ArraySpec> {
         self.arrays.iter().map(AsRef::as_ref)
+    }
+
+    /// The number of the array at `path`, such as `activations/z`.
+    pub fn array_number(&self, path: &str) -> Option<usize> {
+        self.arrays.iter().position(|spec| spec.path == path)
     }
 
     /// The store's folder.
@@ -181,7 +186,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Rows up to which every array of that space lies in full, published shards. Exact after `flush`.
+    /// Rows up to which every array of that space lies in full shards, published by the next commit. Exact after `flush`.
     ///
     /// # Errors
     /// For any earlier failure in the background.
@@ -260,7 +265,7 @@ impl Shared {
         self.queue.run(|job| match job {
             Job::Rows { lane, piece, bytes } => self.lanes[lane].take(&piece, &bytes, &mut scratch),
             Job::Tail { lane, visible, last } => {
-                self.lanes[lane].publish_tail(visible, last, &mut scratch)
+                self.lanes[lane].finish_tail(visible, last, &mut scratch)
             }
         });
     }
@@ -278,7 +283,8 @@ fn check_source(spec: &ArraySpec, src: Source<'_>, row_len: usize, runs: &[Run])
     for run in runs {
         let end = run.src_row.checked_add(run.n).and_then(|rows| rows.checked_mul(row_len));
         if end.is_none_or(|end| end > src.len()) {
-            let what = format!("the source of rows {}..+{} for `{}`", run.src_row, run.n, spec.path);
+            let what =
+                format!("the source of rows {}..+{} for `{}`", run.src_row, run.n, spec.path);
             let expected = end.unwrap_or(usize::MAX);
             return Err(Error::Length { what, found: src.len(), expected });
         }

@@ -39,13 +39,8 @@ struct Failure {
 
 impl<J> Queue<J> {
     pub(super) fn new(limit: usize) -> Self {
-        let state = State {
-            jobs: VecDeque::new(),
-            bytes: 0,
-            paused: false,
-            closed: false,
-            failure: None,
-        };
+        let state =
+            State { jobs: VecDeque::new(), bytes: 0, paused: false, closed: false, failure: None };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
     }
 

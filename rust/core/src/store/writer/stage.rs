@@ -5,14 +5,15 @@
 //! Files are opened for each use and closed after it, so that many open shards need few handles.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     store::{
-        files,
+        dtype::Dtype,
+        files::{self, Finished},
         index::{CRC, Entry, ShardIndex, append_crc, encode_chunk},
         spec::{ArraySpec, Codec},
         statistics::{Accumulator, chunk_bytes, shard_bytes},
@@ -154,39 +155,37 @@ impl<'a> Stage<'a> {
         files::write_at(&file, &self.stat_file, buffer, offset)
     }
 
-    /// Finishes a shard: `tail` goes behind byte `end` of `file`, all is made durable and published.
-    pub(super) fn publish_shard(&self, file_path: &Path, end: u64, tail: &[u8]) -> Result<()> {
-        let file = files::open_write(file_path)?;
-        file.set_len(end).map_err(|error| crate::Error::io(file_path, error))?;
-        files::write_at(&file, file_path, tail, end)?;
-        files::sync(&file, file_path)?;
-        files::publish(file_path, &self.public_shard)
+    /// Finishes a shard: `tail` goes behind byte `end` of `file`.
+    pub(super) fn finish_shard(&self, path: &Path, end: u64, tail: &[u8]) -> Result<Finished> {
+        let file = files::open_write(path)?;
+        file.set_len(end).map_err(|error| Error::io(path, error))?;
+        files::write_at(&file, path, tail, end)?;
+        finished(&file, path, &self.public_shard)
     }
 
-    /// Finishes statistics: chunks from `n_chunk` on are filled, the checksum appended, the file published.
-    pub(super) fn publish_statistics(
+    /// Finishes statistics, where they are kept: chunks from `n_chunk` on are filled, the checksum appended.
+    pub(super) fn finish_statistics(
         &self,
-        file_path: &Path,
+        path: &Path,
         n_chunk: usize,
         buffer: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<Option<Finished>> {
         if !self.spec.statistics {
-            return Ok(());
+            return Ok(None);
         }
         let written = n_chunk * chunk_bytes(self.spec);
-        let file = files::open_write(file_path)?;
+        let file = files::open_write(path)?;
         buffer.clear();
         buffer.resize(shard_bytes(self.spec), 0);
-        files::read_at(&file, file_path, &mut buffer[..written], 0)?;
-        crate::Dtype::F32.fill_bytes(&mut buffer[written..]);
+        files::read_at(&file, path, &mut buffer[..written], 0)?;
+        Dtype::F32.fill_bytes(&mut buffer[written..]);
         append_crc(buffer);
-        files::write_at(&file, file_path, &buffer[written..], written as u64)?;
-        files::sync(&file, file_path)?;
-        files::publish(file_path, &self.public_stat)
+        files::write_at(&file, path, &buffer[written..], written as u64)?;
+        finished(&file, path, &self.public_stat).map(Some)
     }
 
-    /// Publishes a shard whose chunks are all done.
-    pub(super) fn seal(&self, encoded: &[Entry], buffer: &mut Vec<u8>) -> Result<()> {
+    /// Finishes a shard whose chunks are all done, and its statistics.
+    pub(super) fn seal(&self, encoded: &[Entry], buffer: &mut Vec<u8>) -> Result<Vec<Finished>> {
         let n = self.spec.shard_chunks();
         let (index, end) = match self.spec.codec {
             Codec::None => (ShardIndex::uncompressed(self.spec, n), self.plain_offset(n)),
@@ -195,21 +194,34 @@ impl<'a> Stage<'a> {
                 encoded.last().map_or(0, |entry| entry.offset + entry.nbytes),
             ),
         };
-        self.publish_statistics(&self.stat_file, n, buffer)?;
-        self.publish_shard(&self.shard_file, end, &index.render())?;
-        files::remove(&self.raw_file)
+        let statistics = self.finish_statistics(&self.stat_file, n, buffer)?;
+        let shard = self.finish_shard(&self.shard_file, end, &index.render())?;
+        files::remove(&self.raw_file)?;
+        Ok(statistics.into_iter().chain([shard]).collect())
     }
 
     /// Copies a staging file, so that the copy can be published while the original is still filled.
     pub(super) fn copy(from: &Path) -> Result<PathBuf> {
-        let to = from.with_extension("tail");
+        let mut to = from.as_os_str().to_owned();
+        to.push(".tail");
+        let to = PathBuf::from(to);
         if from.exists() {
-            fs::copy(from, &to).map_err(|error| crate::Error::io(&to, error))?;
+            fs::copy(from, &to).map_err(|error| Error::io(&to, error))?;
         } else {
             files::remove(&to)?;
         }
         Ok(to)
     }
+}
+
+/// A finished file; a large one is made durable here, in the background, so that its commit need not wait.
+fn finished(file: &File, from: &Path, to: &Path) -> Result<Finished> {
+    const LARGE: u64 = 1 << 20;
+    let durable = files::length(file, from)? >= LARGE;
+    if durable {
+        files::sync(file, from)?;
+    }
+    Ok(Finished { from: from.to_owned(), to: to.to_owned(), durable })
 }
 
 /// Joins neighbouring runs, so that each stretch of rows is one call to the system.
@@ -223,4 +235,3 @@ fn merged(runs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
     }
     joined
 }
-

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     store::{
-        files,
+        files::{self, Finished},
         index::{CRC, Entry, ShardIndex, decode_chunk, encode_chunk},
         spec::Codec,
     },
@@ -68,24 +68,25 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Publishes the first `n` rows of the shard; the staging files are consumed if `last`, else copied.
-    fn publish_tail(
+    /// Finishes a shard of only its first `n` rows; the staging files are consumed if `last`, else copied.
+    fn finish_tail(
         &self,
         progress: &Progress,
         n: usize,
         last: bool,
         scratch: &mut Scratch,
-    ) -> Result<()> {
+    ) -> Result<Vec<Finished>> {
         let spec = self.spec;
         let (full, rest) = (n / spec.chunk_rows, n % spec.chunk_rows);
         if rest > 0 {
             self.read_partial(progress, full, rest, scratch)?;
         }
-        let use_or_copy =
-            |path: &Path| if last { Ok(path.to_owned()) } else { Stage::copy(path) };
+        let use_or_copy = |path: &Path| if last { Ok(path.to_owned()) } else { Stage::copy(path) };
         let (shard, stat) = (use_or_copy(&self.shard_file)?, use_or_copy(&self.stat_file)?);
         let mut entries: Vec<Entry> = match spec.codec {
-            Codec::None => ShardIndex::uncompressed(spec, full).entries.into_iter().flatten().collect(),
+            Codec::None => {
+                ShardIndex::uncompressed(spec, full).entries.into_iter().flatten().collect()
+            }
             Codec::Zstd => progress.encoded[..full].to_vec(),
         };
         let end = entries.last().map_or(0, |entry| entry.offset + entry.nbytes);
@@ -95,7 +96,12 @@ impl Stage<'_> {
             if spec.statistics {
                 let rows = &chunk[..rest * spec.row_bytes()];
                 scratch.statistics.clear();
-                scratch.accumulator.chunk(spec.dtype, spec.row_len(), rows, &mut scratch.statistics);
+                scratch.accumulator.chunk(
+                    spec.dtype,
+                    spec.row_len(),
+                    rows,
+                    &mut scratch.statistics,
+                );
                 let file = files::open_write(&stat)?;
                 let offset = (full * scratch.statistics.len()) as u64;
                 files::write_at(&file, &stat, &scratch.statistics, offset)?;
@@ -108,9 +114,12 @@ impl Stage<'_> {
         let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
         entries.resize(spec.shard_chunks(), None);
         tail.extend(ShardIndex { entries }.render());
-        self.publish_statistics(&stat, n_chunk, &mut scratch.statistics)?;
-        self.publish_shard(&shard, end, &tail)?;
-        if last { files::remove(&self.raw_file) } else { Ok(()) }
+        let statistics = self.finish_statistics(&stat, n_chunk, &mut scratch.statistics)?;
+        let shard = self.finish_shard(&shard, end, &tail)?;
+        if last {
+            files::remove(&self.raw_file)?;
+        }
+        Ok(statistics.into_iter().chain([shard]).collect())
     }
 
     /// Reads the first `n` rows of the chunk that the tail ends in into a chunk-long `scratch.chunk`.
@@ -148,8 +157,8 @@ fn read_chunk(
 }
 
 impl Lane {
-    /// Publishes rows up to `visible` that lie in a shard which is not full. Call only while nothing is queued.
-    pub(super) fn publish_tail(
+    /// Finishes the shard in which row `visible` lies, if it is not full. Call only while nothing is queued.
+    pub(super) fn finish_tail(
         &self,
         visible: usize,
         last: bool,
@@ -179,8 +188,8 @@ impl Lane {
             let row = progress.first_missing(n.min(shard_rows)).unwrap_or(shard_rows);
             return Err(self.missing(first * shard_rows + row));
         }
-        self.stage(first).publish_tail(progress, n, last, scratch)?;
-        state.fresh.insert(first);
+        let finished = self.stage(first).finish_tail(progress, n, last, scratch)?;
+        state.finished.extend(finished);
         if last {
             state.open.remove(&first);
         }
