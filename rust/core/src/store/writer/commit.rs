@@ -80,9 +80,11 @@ impl Writer {
             finished.extend(array_metadata(&self.path, spec, request.rows.get(spec.row_space))?);
         }
         files::publish(&finished, &self.path)?;
+        // Apart: the guard would live as long as the record's making, which locks again.
+        let number = self.lock().next;
         let commit = Commit {
             format: FORMAT,
-            commit: self.lock().next,
+            commit: number,
             complete: request.complete,
             rows: request.rows,
             physical_rows: self.physical_rows(request, &before),
