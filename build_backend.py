@@ -1,23 +1,24 @@
 """Build hooks: compile the DuckDB extension, then let maturin build the wheel around it.
 
-`pip install .`, `uv sync` and `uv build` call the hooks of PEP 517 and PEP 660 below. Each that ends
-in something to install first builds `rust/duckdb-extension` with cargo, appends the footer that
-DuckDB asks of a loadable extension, and puts the file into the Python package, where maturin packs
+`pip install .`, `uv sync` and `uv build` call the hooks of PEP 517 and PEP 660 below. Those that
+end in something to install first build `rust/duckdb-extension` with cargo, append the footer that
+DuckDB asks of a loadable extension, and put the file into the Python package, where maturin packs
 it. `python build_backend.py` does that first part alone.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import maturin
 from maturin import (
-    build_sdist,
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
     get_requires_for_build_wheel,
@@ -52,8 +53,8 @@ API_VERSION = "v1.2.0"
 
 _FIELD_BYTES = 32
 _SIGNATURE_BYTES = 256
-# Header of a WebAssembly custom section of 531 bytes with a 16-byte name, then the payload's length:
-# DuckDB wants it on every platform.
+# Header of a WebAssembly custom section of 531 bytes with a 16-byte name, then the payload's
+# length: DuckDB wants it on every platform.
 _FOOTER_HEADER = b"\x00\x93\x04\x10duckdb_signature\x80\x04"
 _SYSTEMS = {
     "unknown-linux-gnu": "linux_{cpu}",
@@ -174,7 +175,7 @@ def build_wheel(
 ) -> str:
     """Build the wheel, extension included (PEP 517); returns its file name."""
     build_extension()
-    return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
+    return str(maturin.build_wheel(wheel_directory, config_settings, metadata_directory))
 
 
 def build_editable(
@@ -184,7 +185,27 @@ def build_editable(
 ) -> str:
     """Build in place for an editable install (PEP 660); returns the wheel's file name."""
     build_extension()
-    return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
+    return str(maturin.build_editable(wheel_directory, config_settings, metadata_directory))
+
+
+def build_sdist(sdist_directory: str, config_settings: Mapping[str, Any] | None = None) -> str:
+    """Pack the sources of both libraries (PEP 517); returns the archive's file name.
+
+    maturin packs one library and drops the other from the workspace's Cargo.toml: the archive gets
+    ours, unchanged, so that it matches the lock file.
+    """
+    name: str = maturin.build_sdist(sdist_directory, config_settings)
+    archive = Path(sdist_directory) / name
+    partial = archive.with_suffix(".partial")
+    manifest = (ROOT / "Cargo.toml").read_bytes()
+    with tarfile.open(archive) as source, tarfile.open(partial, "w:gz") as target:
+        for member in source:
+            content = source.extractfile(member)
+            if Path(member.name).parts[1:] == ("Cargo.toml",):
+                member.size, content = len(manifest), io.BytesIO(manifest)
+            target.addfile(member, content)
+    partial.replace(archive)
+    return name
 
 
 if __name__ == "__main__":
