@@ -51,7 +51,7 @@ def role_keys(role, ids, query, separators):
     return {
         "previous_token": [j for j in keys if j == query - 1],
         "next_token": [j for j in keys if j == query + 1],
-        "self": [query],
+        "self": [query] if query > 0 else [],
         "first_token": [0] if query > 0 else [],
         "duplicate_token": [j for j in keys if j < query and ids[j] == ids[query]],
         "induction": [j for j in keys if 1 <= j <= query and ids[j - 1] == ids[query]],

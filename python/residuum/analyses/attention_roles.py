@@ -4,6 +4,7 @@ A role is a set of keys per query; a head's score is the attention it puts on th
 over the queries for which the set is not empty. Induction is the prefix-matching score of Olsson et
 al., "In-context Learning and Induction Heads" (2022), on the text as it is instead of on repeated
 random tokens: so read it beside `uniform`, the score of a head that looks at all it sees alike.
+A query at position 0 does not count for itself: under a causal mask it can see nothing else.
 Departure: copies are looked for within the example only, whatever was said before it.
 """
 
@@ -137,7 +138,7 @@ def role_keys(
     sets = {
         "previous_token": key == query - 1,
         "next_token": (key == query + 1) & inside,
-        "self": key == query,
+        "self": (key == query) & (query > 0),
         "first_token": (key == 0) & (query > 0),
         "duplicate_token": (ids == own) & (key < query),
         "induction": follows_copy,
