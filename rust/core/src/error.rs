@@ -161,7 +161,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A row was handed to the writer twice.
-    #[error("row {row} of `{array}`{} was written twice", layer_suffix(layer))]
+    #[error("row {row} of `{array}`{} was written twice", layer_suffix(*layer))]
     RowTwice {
         /// The array.
         array: String,
@@ -173,7 +173,7 @@ pub enum Error {
     /// A commit covers a row that never came.
     #[error(
         "row {row} of `{array}`{} was never written, but the commit covers it",
-        layer_suffix(layer)
+        layer_suffix(*layer)
     )]
     RowMissing {
         /// The array.
@@ -269,6 +269,6 @@ fn numbers(values: &[usize]) -> String {
     list(&values.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
-fn layer_suffix(layer: &Option<usize>) -> String {
+fn layer_suffix(layer: Option<usize>) -> String {
     layer.map_or_else(String::new, |layer| format!(", layer {layer},"))
 }

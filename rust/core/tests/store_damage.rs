@@ -2,6 +2,8 @@
 //!
 //! Nothing here may panic, hang or allocate what a file merely claims.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod store_support;
 
 use std::{

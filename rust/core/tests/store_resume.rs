@@ -3,6 +3,8 @@
 //! Dropping a `Writer` without a commit is what a crash looks like from outside: staging files stay, shards
 //! that were renamed before the record stay. The oracle is a store written in one go, compared file by file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod store_support;
 
 use std::{fs, ops::Range};

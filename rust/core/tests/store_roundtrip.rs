@@ -1,5 +1,7 @@
 //! What is written comes back: every dtype, axis and selection, and exactly the bytes needed are read.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp, reason = "a test fails by panicking; values are small whole numbers")]
+
 mod store_support;
 
 use residuum_core::{Codec, Dtype, Error, RowCounts, Rows, Run, Source, Store, Writer, verify};
@@ -73,7 +75,9 @@ fn selections_keep_the_order_asked() {
 fn sixteen_bit_patterns_survive() {
     let folder = root();
     let mut specs = arrays(Codec::None);
-    specs.iter_mut().for_each(|spec| spec.shard_rows = 1024);
+    for spec in &mut specs {
+        spec.shard_rows = 1024;
+    }
     let writer = Writer::create(folder.path(), specs.clone(), OPTIONS).unwrap();
     // Every bit pattern once, NaN payloads and infinities included, in both 16-bit formats.
     let bits: Vec<u16> = (0..=u16::MAX).collect();

@@ -49,6 +49,9 @@ impl Rows<'_> {
     }
 }
 
+/// Shard number and layer.
+type ShardId = (usize, Option<usize>);
+
 /// A stored array: `[row, layer?, ...inner]`, open for reading.
 pub struct SiteArray {
     folder: PathBuf,
@@ -56,7 +59,7 @@ pub struct SiteArray {
     n_row: usize,
     physical_rows: usize,
     counters: Arc<Counters>,
-    indexes: Mutex<HashMap<(usize, Option<usize>), Arc<CachedIndex>>>,
+    indexes: Mutex<HashMap<ShardId, Arc<CachedIndex>>>,
 }
 
 /// An index with the identity of the file it came from: the tail shard may be replaced under us.
@@ -201,7 +204,7 @@ impl SiteArray {
     /// The wanted element ranges within a row, in the order asked.
     fn columns(&self, heads: Option<&[usize]>) -> Result<Vec<Range<usize>>> {
         let Some(heads) = heads else {
-            return Ok(vec![0..self.spec.row_len()]);
+            return Ok(std::iter::once(0..self.spec.row_len()).collect());
         };
         let axis = self.spec.head_axis().ok_or_else(|| self.no_axis("head"))?;
         let n_head = self.spec.inner[0];

@@ -230,12 +230,13 @@ fn remove_orphans(store: &Path, spec: &ArraySpec, physical_rows: usize) -> Resul
         for entry in entries {
             let path = entry.map_err(|error| Error::io(&shards, error))?.path();
             let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
-            match number {
-                Some::<usize>(shard) if shard >= keep && path.is_dir() => {
-                    files::remove_tree(&path)?
-                }
-                Some(shard) if shard >= keep => files::remove(&path)?,
-                _ => {}
+            if number.is_none_or(|shard: usize| shard < keep) {
+                continue;
+            }
+            if path.is_dir() {
+                files::remove_tree(&path)?;
+            } else {
+                files::remove(&path)?;
             }
         }
     }

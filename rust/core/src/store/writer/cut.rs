@@ -35,12 +35,9 @@ pub(super) fn cut(spec: &ArraySpec, base: usize, max_rows: usize, runs: &[Run]) 
         while part.n > 0 {
             let chunk = part.dst_row / spec.chunk_rows;
             let fits = pieces.last_mut().filter(|p| p.chunk == chunk && p.n_row() < max_rows);
-            let piece = match fits {
-                Some(piece) => piece,
-                None => {
-                    pieces.push(Piece { chunk, runs: Vec::new() });
-                    continue;
-                }
+            let Some(piece) = fits else {
+                pieces.push(Piece { chunk, runs: Vec::new() });
+                continue;
             };
             let n = part.n.min(max_rows - piece.n_row());
             piece.runs.push(Run { n, ..part });
