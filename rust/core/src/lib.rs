@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] is a folder opened at its last [`Commit`]; a [`SiteArray`] is one Zarr array in it;
 //! a [`Writer`] fills arrays from many threads and makes commits. [`kernels`] are arrays in, arrays out
-//! and know nothing of stores.
+//! and know nothing of stores. [`stream`] runs kernels over a store within a memory budget.
 //!
 //! ```text
 //!            Writer ──shards, commits──▶ disk ──▶ Store ──▶ SiteArray::read ──▶ kernels
@@ -14,6 +14,7 @@ mod error;
 pub mod kernels;
 mod site;
 mod store;
+pub mod stream;
 
 pub use error::{Error, Result};
 pub use site::{RowSpace, Site};

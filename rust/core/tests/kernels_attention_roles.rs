@@ -1,5 +1,14 @@
 //! `kernels::attention_roles` against sums over every query and key.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+#![allow(clippy::float_cmp, reason = "these values are promised exactly")]
+
 mod kernels_common;
 
 use kernels_common::{cases, uniform, with_threads};

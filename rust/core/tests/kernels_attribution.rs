@@ -1,5 +1,14 @@
 //! `kernels::attribution` against `head_out` formed in full.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+#![allow(clippy::float_cmp, reason = "these values are promised exactly")]
+
 mod kernels_common;
 
 use kernels_common::{assert_close, cases, naive_matmul, uniform, with_threads};
@@ -25,8 +34,8 @@ fn naive(z: &[f32], w_o: &[f32], d: &[f32], shape: [usize; 5]) -> Vec<f64> {
     out
 }
 
-/// Two chained sums of d_model and d_head terms of size at most 1; the first lot is up to d_model
-/// in size.
+/// Two chained sums, of `d_model` terms of size at most 1 and of `d_head` terms of size at most
+/// `d_model`.
 fn tolerance(d_head: usize, d_model: usize) -> f64 {
     f64::from(f32::EPSILON) * (d_head * d_model * (d_head + d_model)) as f64
 }

@@ -1,5 +1,14 @@
 //! `kernels::kmeans` against the definition of what it returns, and on data with known clusters.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(clippy::float_cmp, reason = "these values are promised exactly")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+
 mod kernels_common;
 
 use kernels_common::{assert_close, cases, uniform, with_threads};

@@ -1,6 +1,9 @@
 //! `kernels::knn` against a sort of all f64 scores. The kernel promises the very order of the f64
 //! definition, so everything here is compared exactly.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(clippy::float_cmp, reason = "these values are promised exactly")]
+
 mod kernels_common;
 
 use kernels_common::{cases, uniform, with_threads};

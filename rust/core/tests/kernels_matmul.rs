@@ -1,5 +1,7 @@
 //! `kernels::matmul` against the definition.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
 mod kernels_common;
 
 use kernels_common::{assert_close, cases, naive_matmul, transpose, uniform, with_threads};
