@@ -23,7 +23,7 @@ def numbers(table, name):
     ],
 )
 def test_each_row_is_with_its_nearest_centre(made, store, asked, read):
-    result = clusters.run(store, k=3, **asked)
+    result = clusters.run(store, k=3, tolerance=0, **asked)
     values = read(made).astype(np.float64)
     label = numbers(result["assignments"], "cluster")
     # Lloyd's iterations have settled: a centre is the mean of its rows, and no other one is nearer.
@@ -31,16 +31,25 @@ def test_each_row_is_with_its_nearest_centre(made, store, asked, read):
     distance = np.linalg.norm(values[:, None] - centres, axis=-1)
     assert distance.argmin(1).tolist() == label.tolist()
     own = distance[np.arange(len(label)), label]
-    np.testing.assert_allclose(numbers(result["assignments"], "distance"), own, rtol=1e-4)
+    np.testing.assert_allclose(
+        numbers(result["assignments"], "distance"), own, rtol=1e-4, atol=1e-5
+    )
     sizes = numbers(result["clusters"], "size")
     assert sizes.tolist() == np.bincount(label).tolist()
+    (fit,) = result["fit"].to_pylist()
+    assert (fit["n"], fit["n_sample"]) == (tiny.N_ROW, tiny.N_ROW)
+    assert fit["inertia"] == pytest.approx((own**2).sum(), rel=1e-4)
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
     inertia = np.bincount(label, own**2)
-    np.testing.assert_allclose(numbers(result["clusters"], "inertia"), inertia, rtol=1e-4)
+    np.testing.assert_allclose(
+        numbers(result["clusters"], "inertia"), inertia, rtol=1e-4, atol=1e-5
+    )
     share = numbers(result["clusters"], "inertia_share")
-    np.testing.assert_allclose(share, inertia / inertia.sum(), rtol=1e-4)
+    np.testing.assert_allclose(share, inertia / inertia.sum(), rtol=1e-4, atol=1e-5)
     mean = np.bincount(label, own) / sizes
-    np.testing.assert_allclose(numbers(result["clusters"], "mean_distance"), mean, rtol=1e-4)
+    np.testing.assert_allclose(
+        numbers(result["clusters"], "mean_distance"), mean, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_nearest_are_in_order_and_named(store):
@@ -84,9 +93,9 @@ def test_what_was_left_out_is_settled_in_the_parameters(store):
     [
         ({"k": 12}, ArgumentError, "k=12 is more than the 11 rows"),
         ({"site": "mlp_pre"}, SiteError, "needs the site mlp_pre"),
-        ({"layer": 3}, (SiteError, IndexError), "3"),
-        ({"site": "embed", "layer": 0}, SiteError, "no axis `layer`"),
-        ({"head": 0}, SiteError, "no axis `head`"),
+        ({"layer": 3, "k": 2}, SiteError, "layer 3"),
+        ({"site": "embed", "layer": 0, "k": 2}, SiteError, "exists once"),
+        ({"head": 0, "k": 2}, SiteError, "no axis `head`"),
     ],
 )
 def test_wrong_questions(store, asked, kind, says):
@@ -96,7 +105,20 @@ def test_wrong_questions(store, asked, kind, says):
 
 
 def test_too_much_for_memory_names_the_way_out(store, monkeypatch):
-    monkeypatch.setattr(clusters, "MEMORY", 4 * tiny.D_MODEL * 7)
+    monkeypatch.setattr(clusters, "MEMORY", 4 * tiny.D_HEAD * 7)
     with pytest.raises(ArgumentError, match="cluster a sample, such as rows=7"):
-        clusters.run(store, k=2)
-    assert clusters.run(store, k=2, rows=7)["assignments"].num_rows == 7
+        clusters.run(store, site="z", head=1, k=2)
+    result = clusters.run(store, site="z", head=1, k=2, rows=7)
+    assert result["assignments"].num_rows == 7
+
+
+def test_rows_that_are_no_numbers_belong_nowhere(made, tmp_path):
+    broken = made.sites["resid_final"].copy()
+    broken[4, 2] = np.nan
+    store = tiny.write(
+        tiny.Tiny(**{**vars(made), "sites": {"resid_final": broken}}), tmp_path / "n.residuum"
+    )
+    result = clusters.run(store, k=2)
+    rows = result["assignments"]["row"].to_pylist()
+    assert rows == [0, 1, 2, 3, *range(5, tiny.N_ROW)]
+    assert sum(result["clusters"]["size"].to_pylist()) == len(rows)

@@ -91,4 +91,6 @@ def test_roles_are_in_the_attention(store, passes):
     want = np.concatenate(previous, axis=-1).mean(-1).ravel()
     scores = [row["score"] for row in table if row["role"] == "previous_token"]
     np.testing.assert_allclose(scores, want, rtol=1e-4)
-    assert {row["n"] for row in table if row["role"] == "duplicate_token"} == {4}
+    assert {row["n"] for row in table if row["role"] == "duplicate_token"} == {
+        5
+    }  # the, red, dog; a, cat

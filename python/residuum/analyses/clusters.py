@@ -1,12 +1,13 @@
 """k-means on any site, layer and head, and what lies nearest to each centre.
 
 Lloyd's iterations from k-means++ starts (Arthur and Vassilvitskii 2007), the best of several; the
-distance is Euclidean in the site's own space, of rows as stored. All chosen rows are in memory at
-once, as float32; `rows` draws a sample where that is too much.
+distance is Euclidean in the site's own space, of rows as stored. A whole layer is read within the
+kernel's budget (see `kernels.site_kmeans`); one head, or a sample of rows, is held in memory. Rows
+with NaN or infinity belong to no cluster and are left out.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +18,13 @@ from residuum.analyses.params import param
 from residuum.analyses.passages import Passage, example_passages, token_passages
 from residuum.analyses.registry import Analysis, Tables, TableSpec, require
 from residuum.analyses.result import column
-from residuum.errors import ArgumentError
+from residuum.errors import ArgumentError, SiteError
 
 if TYPE_CHECKING:
-    from residuum.store import Store
+    from residuum.store import SiteArray, Store
 
 NAME = "clusters"
-MEMORY = 4 << 30  # bytes of rows; more is refused, with the remedy named
+MEMORY = 4 << 30  # bytes of rows held; more is refused, with the remedy named
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,26 @@ class Params:
     seed: int = param(0, "of the random starts and of the sample", least=0)
     restarts: int = param(4, "starts, of which the best is kept", least=1)
     iterations: int = param(100, "most iterations of one start", least=1)
+    tolerance: float = param(
+        1e-4, "a start ends when its centres move less, as a share of the variance", least=0
+    )
     nearest: int = param(8, "rows to list for each centre", least=1)
     rows: int | None = param(None, "cluster a random sample of so many rows", least=1)
 
 
 TABLES = (
+    TableSpec(
+        "fit",
+        "the start that was kept",
+        pa.schema(
+            [
+                column("n", pa.int64(), "rows in a cluster", unit="rows"),
+                column("n_sample", pa.int64(), "rows that the centres were found on", unit="rows"),
+                column("inertia", pa.float64(), "sum of squared distances to the centres"),
+                column("n_iteration", pa.int32(), "moves of the centres"),
+            ]
+        ),
+    ),
     TableSpec(
         "clusters",
         "one cluster",
@@ -104,55 +120,74 @@ def settle(store: "Store", params: Params) -> Params:
 
 def compute(store: "Store", params: Params) -> Tables:
     """Cluster the chosen rows and describe what came out."""
-    rows, values = _read(store, params)
-    if params.k > len(rows):
-        message = f"{NAME}: k={params.k} is more than the {len(rows)} rows there are to cluster"
-        raise ArgumentError(message)
-    found = kernels.kmeans(
-        values,
-        params.k,
-        seed=params.seed,
-        restarts=params.restarts,
-        max_iterations=params.iterations,
-    )
-    sizes = np.bincount(found.labels, minlength=params.k)
-    order = np.argsort(-sizes, kind="stable")  # cluster 0 is the largest
+    rows, found = _fit(store, params)
+    inside = found.labels >= 0
+    rows, labels, distance = rows[inside], found.labels[inside], found.distances[inside]
+    sizes = np.bincount(labels, minlength=params.k)
     number = np.empty(params.k, np.int32)
-    number[order] = np.arange(params.k, dtype=np.int32)
-    cluster = number[found.labels]
-    distance = found.distances.astype(np.float32, copy=False)
-    assignments = pa.table({"row": rows, "cluster": cluster, "distance": distance})
+    number[np.argsort(-sizes, kind="stable")] = np.arange(params.k)  # cluster 0 is the largest
+    cluster = number[labels]
+    fit = {
+        "n": [len(rows)],
+        "n_sample": [found.n_sample],
+        "inertia": [found.inertia],
+        "n_iteration": [found.n_iteration],
+    }
     return {
+        "fit": pa.table(fit),
         "clusters": _clusters(cluster, distance, params.k),
-        "assignments": assignments,
+        "assignments": pa.table({"row": rows, "cluster": cluster, "distance": distance}),
         "nearest": _nearest(store, params, rows, cluster, distance),
     }
 
 
-def _read(store: "Store", params: Params) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The chosen row numbers, and their values as [row, feature].
+def _fit(store: "Store", params: Params) -> tuple[NDArray[np.int64], kernels.Kmeans]:
+    """The row numbers that were clustered, and their clusters.
 
     Raises:
         SiteError: A layer or head that the site does not have.
-        ArgumentError: More rows than fit in memory.
+        ArgumentError: More clusters than rows, or more rows than fit in memory.
 
     """
     site = store[params.site or ""]
+    rows = _rows(site, params)
+    settings: dict[str, Any] = {
+        "seed": params.seed,
+        "restarts": params.restarts,
+        "max_iterations": params.iterations,
+        "tolerance": params.tolerance,
+    }
+    if params.layer is not None and not site.has_layers:
+        message = f"{NAME}: {site.name} exists once, not in every layer; leave `layer` out"
+        raise SiteError(message)
+    if params.head is None and len(rows) == site.n_row:
+        return rows, kernels.site_kmeans(site, params.layer, params.k, **settings)
+    _check_memory(site, len(rows), params)
+    values = site.read(rows=rows, layers=params.layer, heads=params.head, dtype=np.float32)
+    return rows, kernels.kmeans(values.reshape(len(rows), -1), params.k, **settings)
+
+
+def _rows(site: "SiteArray", params: Params) -> NDArray[np.int64]:
     rows = np.arange(site.n_row)
     if params.rows is not None and params.rows < len(rows):
         random = np.random.default_rng(params.seed)
         rows = np.sort(random.choice(len(rows), params.rows, replace=False))
-    features = int(np.prod(site.row_shape if params.head is None else site.row_shape[1:]))
-    if (need := len(rows) * features * 4) > MEMORY:
-        most = MEMORY // (features * 4)
+    if params.k > len(rows):
+        message = f"{NAME}: k={params.k} is more than the {len(rows)} rows there are to cluster"
+        raise ArgumentError(message)
+    return rows
+
+
+def _check_memory(site: "SiteArray", n_row: int, params: Params) -> None:
+    row_shape = site.row_shape if params.head is None else site.row_shape[1:]
+    row_bytes = 4 * int(np.prod(row_shape))
+    if n_row * row_bytes > MEMORY:
         message = (
-            f"{NAME} needs {need / 2**30:.1f} GiB for {len(rows)} rows of {params.site}, more than "
-            f"{MEMORY / 2**30:.0f} GiB: cluster a sample, such as rows={most}"
+            f"{NAME} needs {n_row * row_bytes / 2**30:.1f} GiB for {n_row} rows of {site.name}, "
+            f"more than {MEMORY / 2**30:.1f} GiB: cluster a sample, such as rows="
+            f"{MEMORY // row_bytes}"
         )
         raise ArgumentError(message)
-    chosen = slice(0, len(rows)) if len(rows) == site.n_row else rows
-    values = site.read(rows=chosen, layers=params.layer, heads=params.head, dtype=np.float32)
-    return rows, np.ascontiguousarray(values.reshape(len(rows), -1))
 
 
 def _clusters(cluster: NDArray[np.int32], distance: NDArray[np.float32], k: int) -> pa.Table:
@@ -195,7 +230,7 @@ def _nearest(
             "row": rows[listed],
         }
         | {
-            name: pa.array([getattr(one, name) for one in shown], TABLES[2].schema.field(name).type)
+            name: pa.array([getattr(one, name) for one in shown], TABLES[3].schema.field(name).type)
             for name in names
         }
     )
