@@ -289,7 +289,8 @@ def test_overflow_is_counted_and_leaves_nothing(gpt2_folder, tmp_path):
         model.transformer.h[1].mlp.c_proj.bias[3] = 1e6
     tokenizer = AutoTokenizer.from_pretrained(gpt2_folder)
     settings = {"sites": ["resid_post"], "dtype": "float16", "batch_tokens": 100}
-    with pytest.raises(CaptureError, match=r"resid_post layer 1 \(0 NaN, 24 infinite\)"):
+    n_row = sum(len(text.split()) for text in UNIQUE)
+    with pytest.raises(CaptureError, match=rf"resid_post layer 1 \(0 NaN, {n_row} infinite\)"):
         capture((model, tokenizer), TEXTS, tmp_path / "run", **settings)
     assert list(tmp_path.iterdir()) == []
     store = capture((model, tokenizer), TEXTS, tmp_path / "run", allow_nonfinite=True, **settings)

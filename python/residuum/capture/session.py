@@ -51,6 +51,9 @@ class CaptureWriter(RowWriter, Protocol):
     def n_committable(self) -> int:
         """Number of examples whose rows all lie in finished shards."""
 
+    def flush(self) -> None:
+        """Wait until everything written is in its file."""
+
     def nonfinite(self) -> list[tuple[str, int | None, int, int]]:
         """(site, layer, NaN, infinite) counts of what was written, where there are any."""
 
@@ -195,6 +198,8 @@ class Session:
                 raise CaptureError(message)
 
     def _commit(self, *, complete: bool = False, publish_tail: bool = False) -> None:
+        if complete or publish_tail:
+            self.writer.flush()  # what is in finished shards was counted, the rest was not
         self._check_finite()
         self.writer.commit(complete=complete, publish_tail=publish_tail, resume=self.resume)
 

@@ -1,0 +1,163 @@
+"""Every command on a captured store: what it prints, and that --json prints JSON and nothing "
+"else."""
+
+import json
+import subprocess
+import sys
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from command import one_paragraph, residuum
+
+TEXTS = ["the red square sees the green circle", "a dog runs", "one", "a dog runs", "two stars"]
+
+
+@pytest.fixture(scope="module")
+def run(gpt2_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("com mands ü")
+    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    out = folder / "run.residuum"
+    sites = [f"--site={site}" for site in ("resid_post", "z", "pattern", "resid_final")]
+    done = residuum("capture", gpt2_folder, folder / "texts.txt", "-o", out, *sites)
+    assert done.out == ""
+    assert "5 examples" in done.err
+    assert "residuum info" in done.err
+    return out
+
+
+def new_process(*arguments, **settings):
+    command = [sys.executable, "-m", "residuum.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
+
+
+def sql(run, query, *more):
+    return json.loads(residuum("sql", run, query, "--format", "json", *more).out)
+
+
+def test_info(run):
+    info = json.loads(residuum("info", run, "--json").out)
+    assert info["n_example"] == 5
+    assert info["complete"]
+    assert info["sites"]["z"]["shape"] == [13, 3, 5, 7]
+    assert info["model"]["n_head"] == 5
+    said = residuum("info", run).out
+    assert all(word in said for word in ["resid_post", "pattern", "5 examples"])
+
+
+def test_verify(run):
+    report = json.loads(residuum("verify", run, "--json").out)
+    assert report["ok"]
+    assert report["chunks"] > 0
+    assert "no problem" in residuum("verify", run).out
+
+
+def test_sql_formats(run, tmp_path):
+    query = "SELECT example, n_token FROM examples ORDER BY example"
+    rows = [{"example": i, "n_token": len(t.split())} for i, t in enumerate(TEXTS)]
+    assert sql(run, query) == rows
+    assert residuum("sql", run, query, "--format", "csv").out.splitlines()[1] == "0,7"
+    assert "n_token" in residuum("sql", run, query).out
+    residuum("sql", run, query, "-o", tmp_path / "a.parquet")
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == rows
+    out = residuum("sql", run, query, "-o", tmp_path / "a.json").out
+    assert out == ""
+    assert json.loads((tmp_path / "a.json").read_text()) == rows
+
+
+def test_sql_joins_a_repeats_rows(run):
+    query = """
+        SELECT e.example, count(*) AS n FROM resid_post r JOIN tokens t USING (row)
+        JOIN examples e USING (example) WHERE r.layer = 1 GROUP BY ALL ORDER BY 1
+    """
+    assert [row["n"] for row in sql(run, query)] == [7, 3, 1, 3, 2]
+
+
+def test_sql_without_an_answer(run):
+    assert residuum("sql", run, "CREATE TEMP TABLE t AS SELECT 1").out == ""
+
+
+def test_sql_reads_a_script_from_stdin(run):
+    script = "CREATE TEMP TABLE t AS\nSELECT 41 AS n;\nSELECT n + 1 AS answer FROM t"
+    done = new_process("sql", run, "--format", "json", input=script)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [{"answer": 42}]
+    done = new_process("sql", run, input="SELEC;\nSELECT 1;\n")
+    assert done.returncode == 1
+    assert "SELEC" in done.stderr
+    assert done.stdout == ""
+
+
+def test_extension_path_is_printed_without_a_store():
+    path = residuum("sql", "--print-extension-path").out.strip()
+    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    connection.execute(f"LOAD '{path}'")
+
+
+def test_analyses_are_listed():
+    found = json.loads(residuum("analyses", "--json").out)
+    names = [one["name"] for one in found]
+    assert {"logit_lens", "head_attribution", "attention_roles", "clusters"} <= set(names)
+    said = residuum("analyses").out
+    assert all(name in said for name in names)
+
+
+def test_run_prints_json_and_nothing_else(run):
+    done = residuum("run", "logit_lens", run, "--set", "k=2", "--json")
+    document = json.loads(done.out)
+    assert document["analysis"] == "logit_lens"
+    assert document["parameters"]["k"] == 2
+    assert all(document["tables"].values())
+    assert done.err == ""
+
+
+def test_run_writes_tables(run, tmp_path):
+    out = tmp_path / "new folder"
+    done = residuum("run", "attention_roles", run, "-o", out)
+    assert done.out == ""
+    files = sorted(out.glob("*.parquet"))
+    assert files
+    assert all(pq.read_table(file).num_rows for file in files)
+
+
+def test_run_of_nothing_known_lists_the_analyses(run):
+    said = one_paragraph(residuum("run", "no_such", run, code=1))
+    assert "logit_lens" in said
+    assert "no_such" in said
+    assert "zzz" in one_paragraph(residuum("run", "logit_lens", run, "--set", "zzz=1", code=1))
+
+
+def test_report_is_one_file(run, tmp_path):
+    done = residuum("report", run, "attention_roles", "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "run.residuum" in page
+    assert "attention_roles" in done.err
+    assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_help_names_every_command():
+    said = residuum("--help").out
+    commands = ["capture", "info", "verify", "sql", "analyses", "run", "report"]
+    assert all(command in said for command in commands)
+    for command in commands:
+        assert "Usage:" in residuum(command, "--help").out
+
+
+def test_a_reader_that_stops_early_is_no_error(run):
+    query = "SELECT range, repeat('x', 100) FROM range(100000)"
+    command = f"'{sys.executable}' -m residuum.cli sql '{run}' \"{query}\" --format csv | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""
+
+
+def test_asking_needs_no_torch(run):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from residuum.cli import run_command\n"
+        f"assert run_command(['info', {str(run)!r}, '--json']) == 0\n"
+        f"assert run_command(['sql', {str(run)!r}, 'SELECT count(*) FROM z']) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
