@@ -22,7 +22,7 @@ from train_causal_model import trained_model
 DEMO = Path("demo")
 N_SENTENCE = 2000
 MAX_WORDS = 24  # keeps `pattern`, as wide as the longest sentence, small
-QUESTION = "Return True if the operand is a number."
+QUESTION = "Return True if"  # the first sentence that begins so is the one asked about
 
 
 def encoder_folder() -> Path:
@@ -56,20 +56,21 @@ def show(store: Store, question: str, sql: str) -> None:
 
 
 def command(*args: str | Path) -> None:
-    """Run the command line as a user would, its output left on the terminal."""
+    """Run the command line as a user would; tables that it prints are asked for in SQL later."""
     print("\n$ residuum " + " ".join(map(str, args)), flush=True)
-    subprocess.run([Path(sys.executable).parent / "residuum", *map(str, args)], check=True)
+    program = Path(sys.executable).parent / "residuum"
+    subprocess.run([program, *map(str, args)], check=True, stdout=subprocess.DEVNULL)
 
 
-def ask_encoder(store: Store) -> None:
-    """What the heads of a sentence encoder look at, and which sentences it finds alike."""
+def ask_encoder(store: Store, sentence: str) -> None:
+    """What the heads of a sentence encoder look at, and which sentences it finds like another."""
     show(
         store,
         "Which heads of the encoder look at the previous token?",
         """
         SELECT layer, head, round(avg(vec[token]), 3) AS on_previous
         FROM pattern JOIN tokens USING (row)
-        WHERE token > 0                      -- vec counts from 1: vec[token] is the key before
+        WHERE token > 0                 -- vec counts from 1: vec[token] is the key before
         GROUP BY ALL ORDER BY on_previous DESC LIMIT 5
         """,
     )
@@ -85,12 +86,12 @@ def ask_encoder(store: Store) -> None:
     )
     show(
         store,
-        f"Which sentences are nearest to {QUESTION!r}?",
+        "Which sentences are nearest to one of them?",
         f"""
         SELECT round(array_cosine_similarity(p.vec, q.vec), 3) AS cosine, e.module, e.text
         FROM pooled p JOIN examples e ON e.example_row = p.row,
              (SELECT vec FROM pooled JOIN examples ON example_row = row
-              WHERE text = '{QUESTION}') q
+              WHERE text = '{sentence.replace("'", "''")}') q
         ORDER BY cosine DESC LIMIT 6
         """,
     )
@@ -162,7 +163,7 @@ def main() -> None:
         resume=True,
     )
     print(encoder)
-    ask_encoder(encoder)
+    ask_encoder(encoder, next(row["text"] for row in chosen if row["text"].startswith(QUESTION)))
 
     heading("Capture: a causal model, trained on the same library")
     causal = residuum.capture(
@@ -171,6 +172,7 @@ def main() -> None:
         DEMO / "causal.residuum",
         sites=["embed", "resid_post", "resid_final", "z", "mlp_out", "pattern"],
         dtype="float16",
+        truncate=True,  # a few sentences are longer than this model's context
         resume=True,
     )
     print(causal)
