@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import residuum
 from residuum.capture.tracer import Tracer
@@ -31,10 +32,12 @@ TABLE_SORT = [("example", "ascending")]
 # slowed down, so that a kill meets every phase also on a quick machine.
 FORKER = """
 import json, os, sys, time, traceback
+import torch
 import residuum
 from residuum.capture import run as _
 from residuum.capture.tracer import Tracer
 
+torch.set_num_threads(1)
 run = Tracer.run
 for line in sys.stdin:
     order = json.loads(line)
@@ -61,6 +64,15 @@ SETTINGS = {
     "chunk_rows": 8,
     "device": "cpu",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
