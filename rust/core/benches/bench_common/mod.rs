@@ -21,6 +21,7 @@ pub(crate) fn uniform(seed: u64, len: usize) -> Vec<f32> {
 /// floating-point operations on `bytes` of input.
 pub(crate) fn time<R>(name: &str, flop: f64, bytes: usize, mut work: impl FnMut() -> R) {
     work();
+    let before = processor_seconds();
     let mut seconds: Vec<f64> = (0..REPEATS)
         .map(|_| {
             let start = Instant::now();
@@ -28,17 +29,29 @@ pub(crate) fn time<R>(name: &str, flop: f64, bytes: usize, mut work: impl FnMut(
             start.elapsed().as_secs_f64()
         })
         .collect();
+    let processor = (processor_seconds() - before) / REPEATS as f64;
     seconds.sort_by(f64::total_cmp);
     let median = seconds[REPEATS / 2];
     println!(
-        "{name:44} {:9.2} ms (best {:.2}) {:7.1} GFLOP/s  input {:.1} MB  threads {}  peak {:.0} MB",
+        "{name:44} {:9.2} ms (best {:.2}, processor {:.0}) {:7.1} GFLOP/s  input {:.1} MB  \
+         threads {}  peak {:.0} MB",
         median * 1e3,
         seconds[0] * 1e3,
+        processor * 1e3,
         flop / median / 1e9,
         bytes as f64 / 1e6,
         rayon::current_num_threads(),
         peak_memory(),
     );
+}
+
+/// Processor time of all threads, in steps of 10 ms: what wall time would be on an idle machine,
+/// times the threads used. 0 where the system does not say.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    ticks / 100.0
 }
 
 /// The most memory this process has had resident, in MB; 0 where the system does not say.

@@ -54,8 +54,9 @@ pub struct Kmeans {
 
 /// Clusters `x [row, d]`.
 ///
-/// A centre that loses all rows is put on the row farthest from its own centre. Memory: some 16
-/// bytes a row, and for sums at most 64 MB or four times the centres in f64.
+/// A centre that loses all rows is put on the row farthest from its own centre. The starts of a
+/// large set are drawn from a sample of 256 rows a centre. Memory: some 16 bytes a row, at most 64
+/// MB (or four times the centres) for the sample, and as much in f64 for sums.
 ///
 /// # Errors
 /// If `x` does not divide into rows of `d`, `k`, `n_init` or `max_iter` is 0, or fewer than `k`

@@ -47,8 +47,12 @@ impl Block<'_> {
     /// gathered columns, which normally gives the very bits that the tile will hold; where it
     /// does not, the scan is done again with the logit that was found in the tile.
     pub(super) fn statistics(&self, cut: &[Range<usize>]) -> Scanned {
-        let assumed = self.assumed();
-        let scanned = self.scan_all(cut, &assumed);
+        self.settle(cut, &self.assumed())
+    }
+
+    /// Scans, and scans again if the target logits turn out not to be `assumed [layer][row]`.
+    fn settle(&self, cut: &[Range<usize>], assumed: &[Vec<f32>]) -> Scanned {
+        let scanned = self.scan_all(cut, assumed);
         let found = scanned.found();
         let moved = |(a, b): (&Vec<f32>, &Vec<f32>)| {
             a.iter().zip(b).any(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()))
@@ -258,5 +262,39 @@ impl Unembed<'_> {
                 *logit = cap * vector::tanh(*logit / cap);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_assumption_about_targets_is_corrected() {
+        // One feature: logits of row r are (r + 1) * w.
+        let w: Vec<f32> = (0_u8..200).map(|id| f32::from(id.wrapping_mul(37) % 199)).collect();
+        let (x, targets) = ([1.0, 2.0, 3.0], [5, -1, 199]);
+        let block = Block {
+            layers: vec![MatRef::new(&x, 3, 1).unwrap()],
+            reference: None,
+            same: None,
+            targets: Some(&targets),
+            unembed: Unembed::new(MatRef::new(&w, 1, 200).unwrap()),
+            k: 2,
+        };
+        let cut = [0..100, 100..200];
+        let ranks = |scanned: &Scanned| -> Vec<u32> {
+            scanned.layers[0].iter().map(|state| state.ahead).collect()
+        };
+        let wrong = [vec![f32::MAX, f32::NAN, -1.0]];
+        let (found, right) = (block.settle(&cut, &wrong), block.statistics(&cut));
+        assert_eq!(ranks(&found), ranks(&right));
+        let ahead = |target: usize| {
+            let ties = w[..target].iter().filter(|&&logit| logit >= w[target]).count();
+            ties + w[target + 1..].iter().filter(|&&logit| logit > w[target]).count()
+        };
+        assert_eq!(right.layers[0][0].ahead as usize, ahead(5));
+        assert_eq!(right.layers[0][2].ahead as usize, ahead(199));
+        assert_eq!(found.found()[0][2].to_bits(), (3.0 * w[199]).to_bits());
     }
 }
