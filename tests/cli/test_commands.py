@@ -75,6 +75,14 @@ def test_sql_joins_a_repeats_rows(run):
 
 def test_sql_without_an_answer(run):
     assert residuum("sql", run, "CREATE TEMP TABLE t AS SELECT 1").out == ""
+    assert residuum("sql", run, "SET threads = 1").out == ""
+
+
+def test_sql_prints_the_last_of_several_answers(run):
+    query = "SELECT 1 AS a; CREATE TEMP TABLE t AS SELECT 7 AS n; SELECT n FROM t"
+    assert sql(run, query) == [{"n": 7}]
+    returning = "CREATE TEMP TABLE t (n INT); INSERT INTO t VALUES (3) RETURNING n"
+    assert sql(run, returning) == [{"n": 3}]
 
 
 def test_sql_reads_a_script_from_stdin(run):

@@ -56,8 +56,8 @@ def run(
     from residuum import open as open_store
     from residuum.analyses import registry
 
-    asked = registry.find(analysis)
-    result = asked.run(open_store(store), **_parsed(settings))
+    asked, parameters = registry.find(analysis), _parsed(settings)
+    result = asked.run(open_store(store), **parameters)
     if out is not None:
         _write_tables(result.tables, out)
     if as_json:

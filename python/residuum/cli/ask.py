@@ -9,9 +9,13 @@ import click
 
 from residuum.cli.options import FilePath, debug_option, json_option, store_argument
 from residuum.cli.output import FORMATS, choose_format, print_json, write_relation
+from residuum.cli.statements import answers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import duckdb
 
 
 @click.command(short_help="Say what a store holds.")
@@ -82,8 +86,7 @@ def sql(store: str, query: str | None, form: str | None, out: Path | None) -> No
 
     connection = residuum.open(store).connect()
     if query is not None:
-        relation = connection.sql(query)
-        if relation is not None:
+        for relation in _last(answers(connection, query)):
             write_relation(relation, choose_format(form, out), out)
         return
     if out is not None:
@@ -92,3 +95,8 @@ def sql(store: str, query: str | None, form: str | None, out: Path | None) -> No
     from residuum.cli.prompt import prompt
 
     prompt(connection, form or "table", interactive=sys.stdin.isatty())
+
+
+def _last(relations: Iterator[duckdb.DuckDBPyRelation]) -> list[duckdb.DuckDBPyRelation]:
+    """The last of several results, the one that is printed; the statements before it have run."""
+    return list(relations)[-1:]

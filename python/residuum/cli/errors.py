@@ -35,7 +35,7 @@ def report_failure(error: BaseException) -> int:
     elif isinstance(error, click.ClickException):
         _say(error.format_message())
     elif isinstance(error, ResiduumError | OSError | ImportError):
-        _say(str(error))
+        _say(" ".join([_ended(str(error)), *getattr(error, "__notes__", ())]))
     elif _is_duckdb(error):
         click.echo(str(error), err=True)  # as DuckDB laid it out: it points at the query
     else:
@@ -47,6 +47,10 @@ def report_failure(error: BaseException) -> int:
 
 def _is_duckdb(error: BaseException) -> bool:
     return any(c.__module__.split(".")[0] in {"duckdb", "_duckdb"} for c in type(error).__mro__)
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
 def _say(message: str) -> None:

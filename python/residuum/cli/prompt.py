@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from residuum.cli.output import write_relation
+from residuum.cli.statements import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,7 @@ def prompt(connection: duckdb.DuckDBPyConnection, form: str, *, interactive: boo
         click.echo(_HELP, err=True)
     for statement in _statements(interactive=interactive):
         try:
-            relation = connection.sql(statement)
-            if relation is not None:
+            for relation in answers(connection, statement):
                 write_relation(relation, form, None)
         except duckdb.Error as error:
             if not interactive:
