@@ -5,6 +5,7 @@ import pytest
 from analyses import naive, tiny
 
 from residuum.analyses import attention_roles
+from residuum.analyses.vocabulary import separator_ids
 
 
 @pytest.fixture(params=[True, False], ids=["causal", "full"])
@@ -47,3 +48,10 @@ def test_a_role_that_no_token_has_is_null(store):
 def test_some_layers(store):
     table = attention_roles.run(store, layers="2")["heads"]
     assert set(table["layer"].to_pylist()) == {2}
+
+
+def test_separators_are_those_that_the_model_names(made, tmp_path):
+    config = {"eos_token_id": [5, 12], "bos_token_id": 7, "sep_token_id": None}
+    named = tiny.Tiny(**{**vars(made), "model": {**made.model, "config": config}})
+    store = tiny.write(named, tmp_path / "named.residuum")
+    assert separator_ids(store).tolist() == [0, 5, 7, 12]

@@ -26,6 +26,7 @@ SEPARATORS = frozenset(
         "<|end_of_text|>",
     }
 )
+CONFIGURED = ("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 CLOSE = 8  # texts named by the error
 
 
@@ -41,9 +42,16 @@ def token_ids(store: "Store", names: Iterable[str]) -> NDArray[np.int32]:
 
 
 def separator_ids(store: "Store") -> NDArray[np.int32]:
-    """The ids of the usual opening, closing and separating tokens that the vocabulary has."""
-    known = [i for i, text in enumerate(store.vocabulary) if text.strip() in SEPARATORS]
-    return np.array(known, np.int32)
+    """The ids of the tokens that open, close and separate texts.
+
+    Those that the model's configuration names, and those that are spelt as is usual.
+    """
+    known = {i for i, text in enumerate(store.vocabulary) if text.strip() in SEPARATORS}
+    config = store.model.get("config") or {}
+    for name in CONFIGURED:
+        ids = config.get(name)
+        known.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return np.array(sorted(known), np.int32)
 
 
 def _find(name: str, vocabulary: list[str]) -> int:

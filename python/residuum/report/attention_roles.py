@@ -35,7 +35,7 @@ def sections(result: Result) -> list[Section]:
         top = rows.sort_by([("score", "descending")]).slice(0, TOP)
         lists.append(
             f"<div><h4>{html.escape(TITLES.get(role, role))}</h4>"
-            f"{scroll(top.select(['layer', 'head', 'score', 'uniform', 'n']))}</div>"
+            f"{scroll(top.select(['layer', 'head', 'score', 'uniform']))}</div>"
         )
     text = (
         "The share of a head's attention that goes to one kind of key, averaged over the tokens "

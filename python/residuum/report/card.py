@@ -26,6 +26,7 @@ class StoreCard:
             "Examples": f"{info['n_example']:,}",
             "Stored tokens": f"{rows['token']:,}",
             "Sizes": _sizes(model),
+            "Vocabulary": f"{model['d_vocab']:,} tokens" if model.get("d_vocab") else "",
             "On disk": _bytes(info["bytes"]),
         }
         if not info["complete"]:
@@ -39,7 +40,7 @@ def _family(model: Mapping[str, Any]) -> str:
 
 
 def _sizes(model: Mapping[str, Any]) -> str:
-    named = {"n_layer": "layers", "n_head": "heads", "d_model": "wide", "d_vocab": "tokens known"}
+    named = {"n_layer": "layers", "n_head": "heads", "d_model": "wide"}
     known = [f"{model[k]:,} {word}" for k, word in named.items() if model.get(k)]
     return ", ".join(known)
 
