@@ -27,13 +27,13 @@ SITES = "embed, k, z, mlp_out, resid_post, resid_final, pooled"
         ("activations(NULL, 'z')", "the argument `store` is NULL"),
         ("activations('/nowhere', 'z')", "/nowhere cannot be opened as a store"),
         ("logit_lens({0}, k := 0)", "`k` must be at least 1"),
-        ("logit_lens({0}, layers := [3])", "layer 3 of `resid_post` was not captured"),
+        ("logit_lens({0}, layers := [3])", "needs layer 3 of `resid_post` or layer 4"),
         ("head_logits({0})", "needs `tokens := "),
         ("head_logits({0}, tokens := [43])", "the vocabulary has 43 tokens"),
         ("nearest({0}, 'resid_post', 1)", "needs `of`: a row number, or a vector"),
         ("nearest({0}, 'resid_post', 1, of := 'x')", "neither a row number nor a vector"),
         ("nearest({0}, 'resid_post', 1, of := [1, 2])", "2 elements but .* has 35"),
-        ("nearest({0}, 'resid_post', 1, of := 1, metric := 'x')", "cosine, dot and l2"),
+        ("nearest({0}, 'resid_post', 1, of := 1, metric := 'x')", "`cosine`, `dot` or `l2`"),
         ("nearest({0}, 'resid_post', NULL, of := 1)", "has a layer axis: name a layer"),
         ("nearest({0}, 'embed', 1, of := 1)", "no layer axis: give NULL"),
     ],
@@ -104,7 +104,7 @@ def test_without_the_final_stream_kl_is_unknown_and_heads_have_no_scale(sql, tmp
         0,
         1400,
     )
-    with pytest.raises(duckdb.BinderException, match="--site resid_final"):
+    with pytest.raises(duckdb.BinderException, match="needs `resid_final` or the last layer"):
         sql.execute(f"FROM residuum_head_logits('{store.path}', tokens := [1])")
 
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use residuum_core::kernels::attribution::{attribution, fold, readout as through_heads};
+use residuum_core::stream::{Readout, Residual, final_residual};
 use residuum_core::{SiteArray, Store};
-use serde_json::Value;
 
 use crate::blocks::Cursor;
 use crate::failure::{Failure, Result};
@@ -17,7 +17,7 @@ use crate::ffi::table::TableFunction;
 use crate::ffi::types::SqlType;
 use crate::ffi::value::Arguments;
 use crate::ffi::vector::{Column, OutputChunk, bigint};
-use crate::readout::{Final, Readout, read_layer, settings, unembedding_shape};
+use crate::readout::{check_heads_add_up, read_layer, read_residual, unembedding_shape};
 use crate::registry;
 use crate::selection::{Layout, layers, rows};
 use crate::spans::Spans;
@@ -35,7 +35,7 @@ pub(crate) struct HeadLogits {
     rows: Spans,
     layers: Vec<usize>,
     tokens: Vec<usize>,
-    final_rows: Final,
+    final_stream: Residual,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,16 +105,10 @@ impl TableFunction for HeadLogits {
                 "token {token} does not exist: the vocabulary has {d_vocab} tokens, from 0"
             )));
         }
-        let final_rows = Final::find(&store).ok_or_else(|| {
-            Failure::new(format!(
-                "{} holds neither resid_final nor the last layer of resid_post, and without them \
-                 the final norm's scale is unknown: capture again with --site resid_final",
-                store.path().display()
-            ))
-        })?;
+        let final_stream = final_residual(&store)?;
         let rows = Spans::new(rows(arguments, &site)?, site.n_row(), layout.chunk_rows);
         let layers = layers(arguments, &site)?;
-        Ok(Self { store, site, layout, rows, layers, tokens, final_rows })
+        Ok(Self { store, site, layout, rows, layers, tokens, final_stream })
     }
 
     fn columns(&self) -> Vec<(String, SqlType)> {
@@ -170,7 +164,7 @@ impl HeadLogits {
     fn directions(&self) -> Result<Directions> {
         let readout = Readout::load(&self.store)?;
         let d_model = readout.d_model();
-        let folded = fold(&readout.norm, &readout.directions(&self.tokens), d_model)?;
+        let folded = fold(&readout.norm, &readout.directions(&self.tokens)?, d_model)?;
         let (n_head, d_head) = (self.layout.n_head(), self.layout.width);
         let w_o = self.store.weights()?.f32("W_O")?;
         let of_layer = n_head * d_head * d_model;
@@ -194,7 +188,7 @@ impl HeadLogits {
             return Ok(Block { rows, layers: Vec::new() });
         };
         let (n_row, n_head, d_head) = (rows.len(), self.layout.n_head(), self.layout.width);
-        let stream = self.final_rows.read(self.rows.rows(rows.clone()), n_row)?;
+        let stream = read_residual(&self.final_stream, self.rows.rows(rows.clone()), n_row)?;
         let scale = directions.readout.norm.scale(&stream, directions.readout.d_model())?;
         let mut logits = Vec::with_capacity(self.layers.len());
         for (&layer, through) in self.layers.iter().zip(&directions.layers) {
@@ -238,16 +232,4 @@ impl HeadLogits {
         }
         Ok(())
     }
-}
-
-/// Refuses models whose blocks norm what heads give, because their heads do not sum to the stream.
-fn check_heads_add_up(store: &Store) -> Result<()> {
-    if settings(store)?.get("post_norm").and_then(Value::as_bool) != Some(true) {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "the blocks of the model in {} norm their output (post-norm), so that heads do not add up to \
-         logits",
-        store.path().display()
-    )))
 }

@@ -1,12 +1,14 @@
 //! `residuum_logit_lens(store, …)`: what the model would predict if it stopped after each layer.
 //!
-//! `layer` l reads `resid_post[l]` through the final norm and the unembedding; the last layer gives the
-//! model's own logits. Logits exist a tile at a time, inside the kernel.
+//! `layer` l reads the stream that leaves block l (`resid_post[l]`, or what equals it) through the final
+//! norm and the unembedding; the last layer gives the model's own logits. Logits exist a tile at a
+//! time, inside the kernel.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use residuum_core::kernels::lens::{LensStats, NO_TOKEN, lens_layers};
+use residuum_core::stream::{Readout, Residual, final_residual, residual};
 use residuum_core::{SiteArray, Store};
 
 use crate::blocks::Cursor;
@@ -15,9 +17,9 @@ use crate::ffi::table::TableFunction;
 use crate::ffi::types::SqlType;
 use crate::ffi::value::Arguments;
 use crate::ffi::vector::{Column, OutputChunk, bigint};
-use crate::readout::{Final, Readout, read_layer, unembedding_shape};
+use crate::readout::{read_residual, unembedding_shape};
 use crate::registry;
-use crate::selection::{Layout, layers, rows};
+use crate::selection::rows;
 use crate::spans::Spans;
 
 /// Rows computed together; the kernel's own tiles have as many.
@@ -30,9 +32,9 @@ const DEFAULT_K: i64 = 5;
 #[derive(Debug)]
 pub(crate) struct LogitLens {
     store: Arc<Store>,
-    site: Arc<SiteArray>,
     rows: Spans,
-    layers: Vec<usize>,
+    /// Layers in ascending order, each with the place of its stream.
+    layers: Vec<(usize, Residual)>,
     k: usize,
 }
 
@@ -71,7 +73,7 @@ pub(crate) struct Scan {
     projection: Vec<usize>,
     readout: Option<Readout>,
     words: Option<Arc<Vec<String>>>,
-    final_rows: Option<Final>,
+    final_stream: Option<Residual>,
     target: Option<Arc<SiteArray>>,
 }
 
@@ -93,21 +95,24 @@ impl TableFunction for LogitLens {
 
     fn bind(arguments: &Arguments) -> Result<Self> {
         let store = registry::open(&arguments.text(0, "store")?)?;
-        let site = Arc::clone(store.site("resid_post")?);
-        let layout = Layout::of(site.spec());
         let (d_model, d_vocab) = unembedding_shape(&store)?;
-        if d_model != layout.width {
-            return Err(Failure::new(format!(
-                "axis `d_model` is {} in resid_post but {d_model} in W_U",
-                layout.width
-            )));
-        }
+        let layers = layers(arguments, &store)?;
         let k = arguments.option("k").map_or(DEFAULT_K, |value| value.integer());
         let k = usize::try_from(k).ok().filter(|&k| k > 0);
         let k = k.ok_or_else(|| Failure::new("`k` must be at least 1"))?.min(d_vocab);
-        let rows = Spans::new(rows(arguments, &site)?, site.n_row(), layout.chunk_rows);
-        let layers = layers(arguments, &site)?;
-        Ok(Self { store, site, rows, layers, k })
+        let site = match layers.first() {
+            Some((_, place)) => Arc::clone(&place.site),
+            None => final_residual(&store)?.site,
+        };
+        if d_model != site.spec().row_len() {
+            return Err(Failure::new(format!(
+                "axis `d_model` is {} in {} but {d_model} in W_U",
+                site.spec().row_len(),
+                site.name()
+            )));
+        }
+        let rows = Spans::new(rows(arguments, &site)?, site.n_row(), site.spec().chunk_rows);
+        Ok(Self { store, rows, layers, k })
     }
 
     fn columns(&self) -> Vec<(String, SqlType)> {
@@ -129,7 +134,9 @@ impl TableFunction for LogitLens {
             projection: projection.to_vec(),
             readout: computes.then(|| Readout::load(&self.store)).transpose()?,
             words: uses(&[Content::Token]).then(|| self.store.vocabulary()).transpose()?,
-            final_rows: uses(&[Content::KlToFinal]).then(|| Final::find(&self.store)).flatten(),
+            final_stream: uses(&[Content::KlToFinal])
+                .then(|| final_residual(&self.store).ok())
+                .flatten(),
             target: target.then(|| self.store.target().cloned()).flatten(),
         })
     }
@@ -174,8 +181,10 @@ impl LogitLens {
             readout.norm.apply(&raw, d_model, &mut out)?;
             Ok(out)
         };
-        let reference = match &scan.final_rows {
-            Some(place) => Some(normed(place.read(self.rows.rows(rows.clone()), n_row)?)?),
+        let reference = match &scan.final_stream {
+            Some(place) => {
+                Some(normed(read_residual(place, self.rows.rows(rows.clone()), n_row)?)?)
+            }
             None => None,
         };
         let targets = match &scan.target {
@@ -191,15 +200,16 @@ impl LogitLens {
         for layers in self.layers.chunks(together) {
             let states: Vec<Vec<f32>> = layers
                 .iter()
-                .map(|&layer| {
-                    let rows = self.rows.rows(rows.clone());
-                    normed(read_layer(&self.site, rows, n_row, Some(layer))?)
+                .map(|(_, place)| {
+                    normed(read_residual(place, self.rows.rows(rows.clone()), n_row)?)
                 })
                 .collect::<Result<_>>()?;
             let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();
-            let last = scan.final_rows.as_ref().and_then(Final::layer);
             // The kernel computes the reference's logits once if it is one of the layers.
-            let shared = last.and_then(|last| layers.iter().position(|&layer| layer == last));
+            let is_last = |place: &Residual| {
+                scan.final_stream.as_ref().is_some_and(|last| is_same(last, place))
+            };
+            let shared = layers.iter().position(|(_, place)| is_last(place));
             let reference = shared.map_or(reference.as_deref(), |at| Some(slices[at]));
             let targets = targets.as_deref();
             stats.extend(lens_layers(&slices, reference, targets, readout.unembed()?, self.k)?);
@@ -225,7 +235,7 @@ impl LogitLens {
         let id = stats.map(|s| s.top_ids[row * self.k + rank]).filter(|&id| id != NO_TOKEN);
         match content {
             Content::Row => set_integer(column, at, Some(self.rows.row(block.rows.start + row))),
-            Content::Layer => set_integer(column, at, Some(self.layers[layer])),
+            Content::Layer => set_integer(column, at, Some(self.layers[layer].0)),
             Content::Rank => set_integer(column, at, Some(rank)),
             Content::TokenId => set_integer(column, at, id.map(|id| id as usize)),
             Content::Token => {
@@ -253,6 +263,32 @@ impl LogitLens {
             }
         }
     }
+}
+
+/// The argument `layers`, or all layers whose stream was captured, with the places of the streams.
+fn layers(arguments: &Arguments, store: &Store) -> Result<Vec<(usize, Residual)>> {
+    if let Some(mut asked) = arguments.indices("layers")? {
+        asked.sort_unstable();
+        asked.dedup();
+        let find = |layer: u64| {
+            let layer = usize::try_from(layer).unwrap_or(usize::MAX);
+            Ok((layer, residual(store, layer)?))
+        };
+        return asked.into_iter().map(find).collect();
+    }
+    let n_layer = |name: &str| store.site(name).ok().and_then(|site| site.spec().n_layer);
+    let n_layer = n_layer("resid_post").or_else(|| n_layer("resid_pre")).unwrap_or(0);
+    let captured: Vec<_> =
+        (0..n_layer).filter_map(|layer| Some((layer, residual(store, layer).ok()?))).collect();
+    if captured.is_empty() {
+        // The site that is missing, by name, and what there is instead.
+        store.site("resid_post")?;
+    }
+    Ok(captured)
+}
+
+fn is_same(a: &Residual, b: &Residual) -> bool {
+    a.layer == b.layer && Arc::ptr_eq(&a.site, &b.site)
 }
 
 fn set_integer(column: &mut Column<'_>, at: usize, value: Option<usize>) -> Result<()> {

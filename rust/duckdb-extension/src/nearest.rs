@@ -3,11 +3,11 @@
 //! Exact: every row is compared, the row that is asked about too. Rows with several heads are compared
 //! whole. `"to"` is the same as `of`, which needs no quotes: TO is a word of SQL.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use residuum_core::{SiteArray, Store};
+use residuum_core::kernels::knn::{Metric, NO_ROW};
+use residuum_core::stream::knn;
+use residuum_core::{Rows, SiteArray, Store};
 
 use crate::failure::{Failure, Result};
 use crate::ffi::table::TableFunction;
@@ -17,17 +17,16 @@ use crate::ffi::vector::{OutputChunk, bigint, chunk_capacity};
 use crate::readout::read_layer;
 use crate::registry;
 use crate::selection::{Layout, beyond};
-use crate::spans::Spans;
-use crate::vectors::{dot, norm, squared_distance};
 
 const DEFAULT_K: i64 = 10;
+/// Bytes of rows in memory at once.
+const BUDGET_BYTES: usize = 64 << 20;
 
 /// One bound call.
 #[derive(Debug)]
 pub(crate) struct Nearest {
     _store: Arc<Store>,
     site: Arc<SiteArray>,
-    layout: Layout,
     layer: Option<usize>,
     to: To,
     k: usize,
@@ -44,13 +43,6 @@ enum To {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Metric {
-    Cosine,
-    Dot,
-    L2,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Row,
     Layer,
@@ -58,12 +50,8 @@ pub(crate) enum Content {
     Score,
 }
 
-/// A row and how like it is: a similarity, or a distance for `l2`.
-#[derive(Clone, Copy, Debug)]
-struct Neighbour {
-    row: usize,
-    score: f32,
-}
+/// A row and its score: a similarity, or a distance for `l2`.
+type Neighbour = (u64, f32);
 
 /// What the one thread of an execution keeps: the neighbours, once they are found.
 #[derive(Debug, Default)]
@@ -101,7 +89,7 @@ impl TableFunction for Nearest {
             Some(Content::Score),
         ];
         let contents = contents.into_iter().flatten().collect();
-        Ok(Self { _store: store, site, layout, layer, to, k, metric, contents })
+        Ok(Self { _store: store, site, layer, to, k, metric, contents })
     }
 
     fn columns(&self) -> Vec<(String, SqlType)> {
@@ -109,7 +97,7 @@ impl TableFunction for Nearest {
             Content::Row => ("row".into(), SqlType::BigInt),
             Content::Layer => ("layer".into(), SqlType::BigInt),
             Content::Rank => ("rank".into(), SqlType::BigInt),
-            Content::Score => (self.metric.column().into(), SqlType::Float),
+            Content::Score => (score_name(self.metric).into(), SqlType::Float),
         };
         self.contents.iter().map(column).collect()
     }
@@ -150,19 +138,18 @@ impl TableFunction for Nearest {
         for (index, &content) in scan.iter().enumerate() {
             if content == Content::Score {
                 let mut column = out.column(index, SqlType::Float, rows.len())?;
-                for (slot, row) in column.floats()?.iter_mut().zip(rows) {
-                    *slot = row.score;
+                for (slot, &(_, score)) in column.floats()?.iter_mut().zip(rows) {
+                    *slot = score;
                 }
                 continue;
             }
             let mut column = out.column(index, SqlType::BigInt, rows.len())?;
             for (at, slot) in column.integers()?.iter_mut().enumerate() {
-                let number = match content {
-                    Content::Row | Content::Score => rows[at].row,
-                    Content::Layer => self.layer.unwrap_or_default(),
-                    Content::Rank => start + at,
+                *slot = match content {
+                    Content::Row | Content::Score => rows[at].0.cast_signed(),
+                    Content::Layer => bigint(self.layer.unwrap_or_default()),
+                    Content::Rank => bigint(start + at),
                 };
-                *slot = bigint(number);
             }
         }
         worker.n_done = end;
@@ -174,70 +161,26 @@ impl Nearest {
     fn search(&self) -> Result<Vec<Neighbour>> {
         let query = match &self.to {
             To::Vector(vector) => vector.clone(),
-            To::Row(row) => {
-                let spans = Spans::new(Some(vec![*row as u64]), self.site.n_row(), 1);
-                read_layer(&self.site, spans.rows(0..1), 1, self.layer)?
-            }
+            To::Row(row) => read_layer(&self.site, Rows::Range(*row..*row + 1), 1, self.layer)?,
         };
-        let query_norm = norm(&query);
-        let spans = Spans::new(None, self.site.n_row(), self.layout.chunk_rows);
-        let chunks = (0..spans.len()).into_par_iter().map(|index| {
-            let span = spans.get(index);
-            let rows = span.chunk_first..span.chunk_first + span.n_row;
-            let values = read_layer(&self.site, spans.rows(rows), span.n_row, self.layer)?;
-            let vectors = values.chunks_exact(query.len().max(1)).enumerate();
-            let scored = vectors.map(|(at, vector)| Neighbour {
-                row: span.chunk_first + at,
-                score: self.metric.score(vector, &query, query_norm),
-            });
-            Ok(self.best(scored.collect()))
-        });
-        chunks.try_reduce(Vec::new, |mut a, b| {
-            a.extend(b);
-            Ok(self.best(a))
-        })
-    }
-
-    /// The `k` best of `rows`, best first; equal ones by row, so that the order of work is no matter.
-    fn best(&self, mut rows: Vec<Neighbour>) -> Vec<Neighbour> {
-        rows.retain(|row| !row.score.is_nan());
-        rows.sort_unstable_by(|a, b| {
-            let order = a.score.partial_cmp(&b.score).unwrap_or(Ordering::Equal);
-            let order = if self.metric == Metric::L2 { order } else { order.reverse() };
-            order.then(a.row.cmp(&b.row))
-        });
-        rows.truncate(self.k);
-        rows
+        let layer = self.layer.unwrap_or(0);
+        let found = knn(&self.site, layer, &query, self.metric, self.k, BUDGET_BYTES)?;
+        let neighbours = found.rows.into_iter().zip(found.scores);
+        Ok(neighbours.filter(|&(row, _)| row != NO_ROW).collect())
     }
 }
 
-impl Metric {
-    fn column(self) -> &'static str {
-        match self {
-            Self::Cosine | Self::Dot => "similarity",
-            Self::L2 => "distance",
-        }
-    }
-
-    fn score(self, vector: &[f32], query: &[f32], query_norm: f32) -> f32 {
-        match self {
-            Self::Cosine => dot(vector, query) / (norm(vector) * query_norm),
-            Self::Dot => dot(vector, query),
-            Self::L2 => squared_distance(vector, query).sqrt(),
-        }
+/// The name of the column with the scores.
+fn score_name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Cosine | Metric::Dot => "similarity",
+        Metric::L2 => "distance",
     }
 }
 
 fn metric(arguments: &Arguments) -> Result<Metric> {
     let name = arguments.option("metric").map_or_else(|| "cosine".into(), |value| value.text());
-    match name.as_str() {
-        "cosine" => Ok(Metric::Cosine),
-        "dot" => Ok(Metric::Dot),
-        "l2" => Ok(Metric::L2),
-        other => {
-            Err(Failure::new(format!("metric `{other}` is unknown: there are cosine, dot and l2")))
-        }
-    }
+    Ok(Metric::parse(&name)?)
 }
 
 fn layer(asked: Option<i64>, site: &SiteArray) -> Result<Option<usize>> {
