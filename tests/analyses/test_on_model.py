@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import residuum
 from residuum.analyses import registry
+from residuum.report import StoreCard, build
 
 TEXTS = ["the red dog sees the red dog", "one", "a cat in a blue circle runs and the cat sleeps"]
 SITES = ["embed", "z", "mlp_out", "resid_post", "resid_final", "pattern"]
@@ -62,6 +63,15 @@ def test_lens_is_torchs_log_softmax(store, passes):
     logprob = np.take_along_axis(p[has], targets[has][:, None, None], -1)[..., 0]
     np.testing.assert_allclose(column("target_logprob")[has], logprob, **CLOSE)
     assert np.isnan(column("target_logprob")[~has]).all()
+
+
+def test_the_report_of_all_that_can_be_asked(store):
+    asked = registry.answerable(store)
+    results = [one.run(store, **({"k": 3} if one.name == "clusters" else {})) for one in asked]
+    page = build(StoreCard.of(store.info()), results)
+    assert "<h1>gpt2.residuum</h1>" in page
+    assert page.count('<section class="result"') == len(results) == 4
+    assert "All components were captured: their sum equals the model&#x27;s logit" in page
 
 
 def test_the_last_layer_is_the_model(store, passes):

@@ -76,7 +76,9 @@ def _texts(store: "Store", examples: pa.Array) -> dict[int, str]:
 def _passage(row: dict[str, Any], text: str | None, words: dict[tuple[int, int], str]) -> Passage:
     example, token, start, end = (row[k] for k in ("example", "token", "char_start", "char_end"))
     if text is not None and start is not None and end > start:
-        before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
+        first, last = max(0, start - REACH), min(len(text), end + REACH)
+        before = ("…" if first > 0 else "") + text[first:start]
+        after = text[end:last] + ("…" if last < len(text) else "")
         return Passage(example, token, before, text[start:end], after)
 
     def side(positions: Sequence[int]) -> str:

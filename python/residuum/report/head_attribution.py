@@ -9,7 +9,7 @@ from residuum.analyses.result import Result
 from residuum.report.charts import Chart, count, data, finish, head_map
 from residuum.report.sections import Section, fold, scroll
 
-TOP = 15
+TOP = 12
 LINE_HEIGHT = 260
 BAR_STEP = 9  # pixels; a layer has one bar for each kind
 

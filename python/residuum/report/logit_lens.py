@@ -51,7 +51,13 @@ def _curves(result: Result) -> Section:
         "top_is_final": "is the model's own top token",
     }
     charts = (
-        _lines(rows, nats, "Nats by layer", "nats per token", "Lower is better informed."),
+        _lines(
+            rows,
+            nats,
+            "Nats by layer",
+            "nats per token",
+            "Cross-entropy and KL fall as the lens predicts better.",
+        ),
         _lines(
             rows, shares, "Top token by layer", "share of tokens", "How often the top token fits."
         ),
