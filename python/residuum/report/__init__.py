@@ -10,8 +10,15 @@ Needs the `report` extra (altair, vl-convert-python).
 """
 
 from residuum.report.card import StoreCard
-from residuum.report.charts import Chart
-from residuum.report.page import build
-from residuum.report.sections import Section, sections
+
+try:
+    from residuum.report.charts import Chart
+    from residuum.report.page import build
+    from residuum.report.sections import Section, sections
+except ModuleNotFoundError as missing:
+    if missing.name not in ("altair", "vl_convert"):
+        raise
+    message = f"reports need {missing.name}: pip install 'residuum[report]'"
+    raise ModuleNotFoundError(message, name=missing.name) from missing
 
 __all__ = ["Chart", "Section", "StoreCard", "build", "sections"]
