@@ -2,6 +2,8 @@
 "there."""
 
 import json
+import os
+import signal
 
 import datasets
 import numpy as np
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import residuum
 from residuum.capture.tracer import Tracer
-from residuum.errors import CaptureError, InputError, SiteError
+from residuum.errors import CaptureError, InputError, SiteError, StoreError
 
 TEXTS = [
     "the red square sees the green circle",
@@ -314,3 +316,79 @@ def test_columns_of_ours_in_the_input_are_refused_before_anything_is_made(gpt2_f
     with pytest.raises(InputError, match="`first_row`"):
         capture(gpt2_folder, table, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_used_and_inputs_may_be_walked_twice(gpt2_folder, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    capture(gpt2_folder, TEXTS, tmp_path / "run")
+    monkeypatch.setattr("residuum.capture.examples.CACHED_BYTES", 0)
+    capture(gpt2_folder, TEXTS, tmp_path / "again")
+    assert trees(tmp_path / "run") == trees(tmp_path / "again")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Presses Ctrl-C during the forward pass of that number."""
+
+    def interrupt(number):
+        run, passes = Tracer.run, []
+
+        def interrupting(self, batch, sink):
+            passes.append(1)
+            if len(passes) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            run(self, batch, sink)
+
+        monkeypatch.setattr(Tracer, "run", interrupting)
+
+    return interrupt
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupt_keeps_what_is_complete(gpt2_folder, tmp_path, interrupted, number):
+    settings = {"batch_tokens": 4}
+    interrupted(number)
+    with pytest.raises(KeyboardInterrupt, match=r"run holds \d examples.*--resume"):
+        capture(gpt2_folder, TEXTS, tmp_path / "run", **settings)
+    store = residuum.open(tmp_path / "run")
+    assert not store.complete
+    assert residuum.store.verify(tmp_path / "run").ok
+    capture(gpt2_folder, TEXTS, tmp_path / "run", resume=True, **settings)
+    capture(gpt2_folder, TEXTS, tmp_path / "whole", **settings)
+    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+
+
+def test_a_store_has_one_writer(gpt2_folder, tmp_path, interrupted):
+    interrupted(1)
+    with pytest.raises(KeyboardInterrupt):
+        capture(gpt2_folder, TEXTS, tmp_path / "run")
+    with (
+        residuum.store.StoreWriter.open(tmp_path / "run"),
+        pytest.raises(StoreError, match=r"run.*writ"),
+    ):
+        capture(gpt2_folder, TEXTS, tmp_path / "run", resume=True)
+    capture(gpt2_folder, TEXTS, tmp_path / "run", resume=True)
+
+
+def test_an_unfinished_store_takes_no_others(gpt2_folder, tmp_path, interrupted):
+    interrupted(1)
+    with pytest.raises(KeyboardInterrupt):
+        capture(gpt2_folder, TEXTS, tmp_path / "run")
+    with pytest.raises(CaptureError, match=r"not finished.*--resume"):
+        capture(gpt2_folder, ["one two"], tmp_path / "run", append=True)
+
+
+def test_an_interrupted_append_is_resumed(gpt2_folder, tmp_path, interrupted):
+    more = ["the dog", "a cat", "red stars or blue stars", *TEXTS]
+    settings = {"sites": ["resid_post", "z"], "batch_tokens": 2}
+    for name in ("run", "whole"):
+        capture(gpt2_folder, TEXTS[:3], tmp_path / name, **settings)
+    capture(gpt2_folder, more, tmp_path / "whole", append=True, **settings)
+    interrupted(3)
+    with pytest.raises(KeyboardInterrupt):
+        capture(gpt2_folder, more, tmp_path / "run", append=True, **settings)
+    store = capture(gpt2_folder, more, tmp_path / "run", resume=True, **settings)
+    assert store.n_example == 3 + len(more)
+    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+    whole = residuum.open(tmp_path / "whole").examples.to_table().sort_by("example")
+    assert store.examples.to_table().sort_by("example").equals(whole)

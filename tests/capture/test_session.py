@@ -10,7 +10,7 @@ from residuum.capture.adapters import adapter_for
 from residuum.capture.plan import Example, Planner, text_hash
 from residuum.capture.progress import Quiet
 from residuum.capture.session import Session, Start
-from residuum.capture.sink import RowSink
+from residuum.capture.sink import Fetched, RowSink
 from residuum.capture.tables import TableLayout
 from residuum.capture.tokenise import TokenisedText
 from residuum.capture.tracer import Tracer
@@ -94,7 +94,7 @@ def examples(lengths=LENGTHS, positions=None):
 
 def session(model, writer, start=None, sites=SITES, **settings):
     tracer = Tracer(model, adapter_for("GPT2LMHeadModel", "text"), sites)
-    sink = RowSink(writer, dict.fromkeys(sites, "float32"), 7, torch.device("cpu"))
+    sink = RowSink(writer, dict.fromkeys(sites, "float32"), 7)
     vocabulary = pa.array([f"w{i}" for i in range(50)])
     layout = TableLayout(
         pa.schema([("text", pa.string())]),
@@ -249,3 +249,31 @@ def test_interrupt_publishes_what_is_complete(model):
     assert 0 < outcome.n_example < len(many)
     assert [(c["complete"], c["publish_tail"]) for c in writer.commits] == [(False, True)]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_rows_from_a_device_come_in_order_within_their_bytes(model):
+    """A device that finishes its copies only when it is waited for."""
+    here, there = MemoryWriter(), MemoryWriter()
+    session(model, here).run(examples())
+    open_copies, most = [], 0
+
+    def fetch(tensor):
+        nonlocal most
+        host = torch.full_like(tensor, torch.nan)
+        open_copies.append(host)
+        most = max(most, sum(t.numel() * 4 for t in open_copies))
+
+        def wait():
+            assert open_copies.pop(0) is host, "first asked for, first written"
+            host.copy_(tensor)
+
+        return Fetched(host, wait)
+
+    one = session(model, there)
+    one.sink = RowSink(there, dict.fromkeys(SITES, "float32"), 7, fetch=fetch, in_flight=10_000)
+    one.run(examples())
+    assert not open_copies
+    largest = 7 * 5 * 7 * 4 * 5
+    assert 10_000 < most < 10_000 + 2 * largest
+    for site, layer in here.rows:
+        np.testing.assert_array_equal(here.array(site, layer), there.array(site, layer))

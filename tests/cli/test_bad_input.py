@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -348,3 +349,20 @@ def test_path_with_spaces_and_unicode(run):
         residuum("sql", run, "SELECT count(*) AS n FROM examples", "--format", "json").out
     )
     assert rows == [{"n": len(TEXTS)}]
+
+
+def test_interrupt_says_how_to_go_on(gpt2_folder, inputs, tmp_path, monkeypatch):
+    from residuum.capture.tracer import Tracer
+
+    run = Tracer.run
+
+    def interrupting(self, batch, sink):
+        os.kill(os.getpid(), signal.SIGINT)
+        run(self, batch, sink)
+
+    monkeypatch.setattr(Tracer, "run", interrupting)
+    said = one_paragraph(capture(gpt2_folder, inputs, tmp_path / "run", code=1))
+    assert "Interrupted" in said
+    assert "--resume" in said
+    monkeypatch.undo()
+    capture(gpt2_folder, inputs, tmp_path / "run", "--resume")

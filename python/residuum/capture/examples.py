@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from residuum.capture.positions import Positions
     from residuum.capture.tokenise import Tokeniser
 
-CACHED_TOKENS = 8_000_000
-"""Tokens kept from the first walk (about 25 bytes each); longer inputs are tokenised again."""
+CACHED_BYTES = 128 << 20
+"""Memory for what the first walk tokenised; more than that is tokenised a second time."""
+
+_TOKEN_BYTES, _EXAMPLE_BYTES = 25, 900
+"""What a token and an example take up in that, about."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class ExampleSource:
             longest = max(longest, example.n_token)
             if cache is not None:
                 cache.append(example)
-                cache = cache if n_token <= CACHED_TOKENS else None
+                if n_token * _TOKEN_BYTES + n_example * _EXAMPLE_BYTES > CACHED_BYTES:
+                    cache = None
         self._cache = cache
         return Survey(n_example, n_token, longest)
 

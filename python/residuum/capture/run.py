@@ -23,7 +23,7 @@ from residuum.capture.plan import Mark, Planner
 from residuum.capture.progress import reporter
 from residuum.capture.session import Session, Start
 from residuum.capture.settings import BATCH_TOKENS, SHARD_ROWS, Settings
-from residuum.capture.sink import RowSink
+from residuum.capture.sink import RowSink, fetch_of
 from residuum.capture.stored import Stored
 from residuum.capture.tokenise import LengthRule
 from residuum.errors import CaptureError, InputError
@@ -111,9 +111,9 @@ def capture(
         layers=layers,
         positions=positions,
         dtype=dtype,
-        batch_tokens=batch_tokens or recorded.get("batch_tokens", BATCH_TOKENS),
+        batch_tokens=_given(batch_tokens, recorded.get("batch_tokens"), BATCH_TOKENS),
         memory=memory,
-        shard_rows=shard_rows or recorded.get("shard_rows", SHARD_ROWS),
+        shard_rows=_given(shard_rows, recorded.get("shard_rows"), SHARD_ROWS),
         chunk_rows=chunk_rows,
         codec=codec or recorded.get("codec", "none"),
         schedule=schedule,
@@ -139,6 +139,11 @@ def capture(
     else:
         _append(job, stored, show=progress)
     return Store(place.path)
+
+
+def _given(asked: int | None, recorded: int | None, usual: int) -> int:
+    """What was asked for, else what the store was made with, else the default."""
+    return next(value for value in (asked, recorded, usual) if value is not None)
 
 
 def _start(job: Job, *, show: bool | None) -> None:
@@ -216,8 +221,11 @@ def _sit(
         known=known,
         marked=job.settings.positions.column is not None,
     )
+    fetch = fetch_of(job.device)
+    # half of the budget is for rows on their way from a device, where there is one
+    memory_bytes = job.settings.memory_bytes // (1 if fetch is None else 2)
     with (
-        StoreWriter.open(job.path, memory_bytes=job.settings.memory_bytes) as writer,
+        StoreWriter.open(job.path, memory_bytes=memory_bytes) as writer,
         reporter(show=show) as bar,
     ):
         n_example = None if job.survey is None else first.n_example + job.survey.n_example
@@ -225,7 +233,13 @@ def _sit(
         session = Session(
             tracer=job.tracer,
             writer=writer,
-            sink=RowSink(writer, job.dtypes, Stored.read(job.path).key_width, job.device),
+            sink=RowSink(
+                writer,
+                job.dtypes,
+                Stored.read(job.path).key_width,
+                fetch=fetch,
+                in_flight=job.settings.memory_bytes // 2,
+            ),
             planner=planner,
             layout=job.layout,
             start=start,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from residuum.capture import images
-from residuum.capture.sink import BatchSink, RowSink, RowWriter
+from residuum.capture.sink import RowSink, RowWriter
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import CaptureError
 
@@ -131,29 +131,22 @@ class Session:
     def _capture(self, group: Group) -> None:
         self._check_unchanged(group.placed)
         new = [p for p in group.placed if p.example >= self.start.n_example]
-        last: BatchSink | None = None
         for planned in group.batches:
             batch = [p for p in planned if self.layout.example_rows or len(p.item.positions)]
             if self._on_disk(batch):
                 continue
-            sink = self._forward(batch)
-            if last is not None:
-                last.drain()
-            last = sink
+            self._forward(batch)
             if self._stop:
-                last.drain()
                 return
-        if last is not None:
-            last.drain()
+        self.sink.flush()
         if new:
             self.writer.add_examples(self.layout.examples(new))
             self.writer.add_tokens(self.layout.tokens(new))
             self.reporter.advance(examples=sum(p.repeat for p in new), rows=0, n_bytes=0)
 
-    def _forward(self, placed: list[Placed]) -> BatchSink:
+    def _forward(self, placed: list[Placed]) -> None:
         sink = self.sink.batch(placed)
         self.tracer.run(self._collate(placed), sink)
-        sink.launched()
         if self.layout.vocabulary is not None and self.layout.token_rows:
             self.sink.targets(placed)
         self.n_forward += 1
@@ -162,7 +155,6 @@ class Session:
             rows=sum(len(p.item.positions) for p in placed),
             n_bytes=sink.n_bytes,
         )
-        return sink
 
     def _collate(self, placed: list[Placed]) -> Batch:
         if self.prepare_images is None:

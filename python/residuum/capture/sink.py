@@ -1,12 +1,14 @@
-"""From a model's tensors to the writer's rows, one batch at a time.
+"""From a model's tensors to the writer's rows.
 
 On the CPU the writer copies straight out of the model's memory where its layout allows. From a GPU
-only the rows that are stored are fetched, into pinned memory while the model goes on: ``drain``
-hands a batch to the writer, and is called when the next batch has been launched.
+only the rows that are stored are fetched, into pinned memory while the model goes on, and written
+in the order in which they were asked for; what is on its way is bounded in bytes.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,34 +95,100 @@ def _runs(src: NDArray[np.int64], dst: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Fetch:
-    """Rows on their way: a site, a layer, a host tensor ``[row, ...]`` and its runs."""
+class Fetched:
+    """Rows on their way from a device: ``tensor`` is theirs once ``wait`` has returned."""
 
+    tensor: torch.Tensor
+    wait: Callable[[], None]
+
+
+Fetch = Callable[[torch.Tensor], Fetched]
+"""Starts to copy a tensor from a device to the host."""
+
+
+def fetch_from_cuda(tensor: torch.Tensor) -> Fetched:
+    """Copy into pinned memory while the GPU goes on."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    with torch.cuda.device(tensor.device):
+        host.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+    return Fetched(host, copied.synchronize)
+
+
+def fetch_at_once(tensor: torch.Tensor) -> Fetched:
+    """Copy and wait, on devices that know no better."""
+    return Fetched(tensor.cpu(), lambda: None)
+
+
+def fetch_of(device: torch.device) -> Fetch | None:
+    """How rows come from a device; None on the CPU, where they are there already."""
+    if device.type == "cpu":
+        return None
+    return fetch_from_cuda if device.type == "cuda" else fetch_at_once
+
+
+@dataclass(frozen=True)
+class _Waiting:
     site: Site
     layer: int | None
-    tensor: torch.Tensor
+    fetched: Fetched
     runs: NDArray[np.int64]
+    n_bytes: int
 
 
 class RowSink:
-    """Makes the sinks of batches.
+    """Makes the sinks of batches, and holds the rows that are still on their way from a device.
 
     ``dtypes`` is what each site is stored as; ``n_key`` the width of the key axis in the store, if
-    it has one.
+    it has one. At most ``in_flight`` bytes are on their way, or one tensor.
     """
 
     def __init__(
-        self, writer: RowWriter, dtypes: Mapping[Site, str], n_key: int | None, device: torch.device
+        self,
+        writer: RowWriter,
+        dtypes: Mapping[Site, str],
+        n_key: int | None,
+        *,
+        fetch: Fetch | None = None,
+        in_flight: int = 0,
     ) -> None:
-        """Write to ``writer`` what a model on ``device`` computes."""
+        """Write to ``writer``; ``fetch`` is None for a model on the CPU."""
         self.writer = writer
         self.dtypes = {site: TORCH_DTYPES[name] for site, name in dtypes.items()}
         self.n_key = n_key
-        self.cuda = device.type == "cuda"
+        self.fetch = fetch
+        self._in_flight = in_flight
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
 
     def batch(self, placed: Sequence[Placed]) -> BatchSink:
         """The sink of one batch, in the batch's order of examples."""
         return BatchSink(self, BatchRows.of(placed))
+
+    def send(
+        self, site: Site, layer: int | None, tensor: torch.Tensor, runs: NDArray[np.int64]
+    ) -> None:
+        """Write rows of a tensor, or start to fetch them from their device."""
+        if self.fetch is None:
+            self.writer.write(site, layer, host_array(tensor), runs)
+            return
+        n_bytes = tensor.numel() * tensor.element_size()
+        self._waiting.append(_Waiting(site, layer, self.fetch(tensor), runs, n_bytes))
+        self._bytes += n_bytes
+        while self._bytes > self._in_flight and len(self._waiting) > 1:
+            self._write_oldest()
+
+    def flush(self) -> None:
+        """Hand everything that is on its way to the writer."""
+        while self._waiting:
+            self._write_oldest()
+
+    def _write_oldest(self) -> None:
+        one = self._waiting.popleft()
+        self._bytes -= one.n_bytes
+        one.fetched.wait()
+        self.writer.write(one.site, one.layer, host_array(one.fetched.tensor), one.runs)
 
     def targets(self, placed: Sequence[Placed]) -> None:
         """Write the id of the token behind each stored token, -1 at the end of an example."""
@@ -145,55 +213,40 @@ class BatchSink:
         """Send to the sink's writer."""
         self._sink = sink
         self._rows = rows
-        self._fetches: list[_Fetch] = []
-        self._fetched: torch.cuda.Event | None = None
+        self._index: tuple[torch.Tensor, torch.Tensor] | None = None
         self.n_bytes = 0
 
     def __call__(self, site: Site, layer: int | None, tensor: torch.Tensor) -> None:
         """Take one site's tensor, ``[example, token, ...]``, or ``[example, ...]`` if pooled."""
         sink, rows = self._sink, self._rows
-        dtype = sink.dtypes[site]
+        dtype, on_host = sink.dtypes[site], sink.fetch is None
+        if on_host and tensor.dtype in _ROUNDED_BY_WRITER:
+            dtype = tensor.dtype
         if site.row_space is RowSpace.EXAMPLE:
             self._send(site, layer, tensor.to(dtype).contiguous(), rows.pooled)
             return
         missing = (sink.n_key or 0) - tensor.shape[-1] if "key" in site.axes else 0
-        if not sink.cuda and tensor.dtype in _ROUNDED_BY_WRITER:
-            dtype = tensor.dtype
-        if tensor.is_contiguous() and tensor.dtype == dtype and not missing and not sink.cuda:
+        if on_host and tensor.is_contiguous() and tensor.dtype == dtype and not missing:
             self._send(site, layer, tensor.flatten(0, 1), rows.padded)
             return
-        example, token = (torch.from_numpy(i).to(tensor.device) for i in (rows.example, rows.token))
-        packed = tensor[example, token].to(dtype)
+        packed = tensor[self._stored(tensor.device)].to(dtype)
         if missing:
             packed = torch.nn.functional.pad(packed, (0, missing))
         self._send(site, layer, packed.contiguous(), rows.packed)
 
+    def _stored(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index of the stored rows in ``[example, token]``, on the tensors' device."""
+        if self._index is None:
+            example, token = self._rows.example, self._rows.token
+            self._index = torch.from_numpy(example).to(device), torch.from_numpy(token).to(device)
+        return self._index
+
     def _send(
         self, site: Site, layer: int | None, tensor: torch.Tensor, runs: NDArray[np.int64]
     ) -> None:
-        if len(runs) == 0:
-            return
-        self.n_bytes += int(runs[:, 2].sum()) * tensor[0].numel() * tensor.element_size()
-        if not self._sink.cuda:
-            self._sink.writer.write(site, layer, host_array(tensor), runs)
-            return
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        host.copy_(tensor, non_blocking=True)
-        self._fetches.append(_Fetch(site, layer, host, runs))
-
-    def launched(self) -> None:
-        """Note that the model has been told all of this batch; a GPU may still be at it."""
-        if self._fetches:
-            self._fetched = torch.cuda.Event()
-            self._fetched.record()
-
-    def drain(self) -> None:
-        """Wait for the batch's rows and hand them to the writer."""
-        if self._fetched is not None:
-            self._fetched.synchronize()
-        for fetch in self._fetches:
-            self._sink.writer.write(fetch.site, fetch.layer, host_array(fetch.tensor), fetch.runs)
-        self._fetches.clear()
+        if len(runs):
+            self.n_bytes += int(runs[:, 2].sum()) * tensor[0].numel() * tensor.element_size()
+            self._sink.send(site, layer, tensor, runs)
 
 
 def host_array(tensor: torch.Tensor) -> NDArray[Any]:
