@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use self::pass::{Data, Pass};
-use super::check::{elements, rows_of, same_len};
+use super::check::{elements, rows_of};
 use crate::{Error, Result};
 
 /// In [`Kmeans::labels`]: the row has NaN or infinity and belongs to no cluster.
@@ -89,12 +89,11 @@ pub fn kmeans(x: &[f32], d: usize, options: KmeansOptions) -> Result<Kmeans> {
 /// # Errors
 /// If the arrays do not divide into rows of `d`, or there is no centre.
 pub fn assign(x: &[f32], d: usize, centres: &[f32]) -> Result<(Vec<u32>, Vec<f32>, f64)> {
-    let n_row = rows_of("x", x.len(), d)?;
+    rows_of("x", x.len(), d)?;
     let k = rows_of("centres", centres.len(), d)?;
     if k == 0 || u32::try_from(k).is_err() {
         return Err(Error::argument(format!("cannot assign rows to {k} centres")));
     }
-    same_len("labels", n_row, x.len() / d)?;
     let data = Data::new(x, d);
     let labels = data.labels(&data.centred(centres))?;
     let (distance, inertia) = data.distances(centres, &labels);

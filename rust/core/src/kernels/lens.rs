@@ -106,8 +106,8 @@ pub fn lens(
 /// is the very slice that also stands in `layers`, its logits are computed once. `targets` holds
 /// one token id a row, negative for none.
 ///
-/// Memory: about 1.6 MB a thread, plus the results. The result does not depend on the number of
-/// threads.
+/// Memory: about 1.6 MB a thread, and some 200 bytes for each row, layer and part of the vocabulary
+/// (one part; up to 32 where rows are few). The result does not depend on the number of threads.
 ///
 /// # Errors
 /// If axis lengths disagree, or a target is not in the vocabulary.
