@@ -392,3 +392,61 @@ def test_an_interrupted_append_is_resumed(gpt2_folder, tmp_path, interrupted):
     assert trees(tmp_path / "run") == trees(tmp_path / "whole")
     whole = residuum.open(tmp_path / "whole").examples.to_table().sort_by("example")
     assert store.examples.to_table().sort_by("example").equals(whole)
+
+
+def test_images_from_a_list_and_from_a_dataset_are_those_of_the_folder(tmp_path):
+    tiny_models.save("clip_vision", tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (14, 17, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    pictures = [PIL.Image.open(f) for f in sorted((tmp_path / "images").iterdir())]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = {"image": pictures, "label": [3, 1, 4]}
+    sources = {
+        "folder": tmp_path / "images",
+        "list": pictures,
+        "dataset": datasets.Dataset.from_dict(table, features=features),
+    }
+    stores = {
+        name: capture(tmp_path / "model", source, tmp_path / name, sites=["resid_post", "pooled"])
+        for name, source in sources.items()
+    }
+    for site in ("resid_post", "pooled"):
+        want = stores["folder"][site].read()
+        assert want.shape[0] > 0
+        for store in stores.values():
+            np.testing.assert_array_equal(store[site].read(), want)
+    assert stores["dataset"].examples.to_table().column("label").to_pylist() == [3, 1, 4]
+
+
+def test_a_broken_image_is_named_and_leaves_nothing(tmp_path):
+    tiny_models.save("clip_vision", tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(InputError, match=r"row 0 is not a readable image .*torn\.png"):
+        capture(tmp_path / "model", tmp_path / "images", tmp_path / "run", sites=["pooled"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("model", "inputs"), [("clip_vision", ["w1"]), ("bert", "images")])
+def test_inputs_of_the_other_kind_are_refused(tmp_path, model, inputs):
+    tiny_models.save(model, tmp_path / "model")
+    given = [PIL.Image.new("RGB", (12, 12))] if inputs == "images" else inputs
+    with pytest.raises(residuum.ResiduumError, match=r"image|text"):
+        capture(tmp_path / "model", given, tmp_path / "run", sites=["resid_post"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_chat_messages_go_through_the_template(gpt2_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(gpt2_folder)
+    tokenizer.chat_template = "{% for m in messages %}<eos> {{ m.content }} {% endfor %}"
+    model = AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    path = tmp_path / "chats.jsonl"
+    messages = [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": "the cat"}]
+    path.write_text(json.dumps({"messages": messages, "id": 7}) + "\n")
+    store = capture((model, tokenizer), path, tmp_path / "run", sites=["z"])
+    table = store.tokens.to_table().sort_by("token")
+    assert table.column("text").to_pylist() == ["<eos>", "a", "dog", "<eos>", "the", "cat"]
+    [example] = store.examples.to_table().to_pylist()
+    assert example["messages"] == messages
