@@ -146,6 +146,18 @@ def test_a_store_in_the_place_of_another_is_seen(sql, tmp_path):
     assert sql.execute(query).fetchone()[0] == second.arrays["activations/embed"][0].tolist()
 
 
+def test_vectors_too_wide_for_arrays_are_lists(sql, tmp_path):
+    store = tiny_store.write(tmp_path / "run.residuum", n_row=130, d_logits=40_001)
+    late = f"residuum_vec('{store.path}', 'logits', row)"
+    got = sql.execute(
+        f"SELECT row, list_sum(vec), list_sum({late}), len(vec), typeof(vec) "
+        f"FROM {scan(store, 'logits')} ORDER BY row"
+    ).fetchall()
+    # Every float16 is a multiple of 2^-24, so that these sums in float64 are exact.
+    want = store.arrays["activations/logits"].astype(np.float64).sum(-1)
+    assert got == [(row, value, value, 40_001, "FLOAT[]") for row, value in enumerate(want)]
+
+
 def test_many_threads_give_every_row_once(sql, tiny):
     sql.execute("SET threads = 4")
     vec = f"residuum_vec7('{tiny.path}', 'z', row, layer, head)"

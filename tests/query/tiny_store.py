@@ -38,27 +38,40 @@ class TinyStore:
     weights: dict[str, Array]
 
 
-def write(path: Path, *, seed: int = 0, dtype: str = "float16", zstd: bool = False) -> TinyStore:
-    """Write a store with sites of every layout, readout weights, a vocabulary and targets."""
+def write(
+    path: Path,
+    *,
+    seed: int = 0,
+    dtype: str = "float16",
+    zstd: bool = False,
+    n_row: int = N_ROW,
+    d_logits: int | None = None,
+) -> TinyStore:
+    """Write a store with sites of every layout, readout weights, a vocabulary and targets.
+
+    With `d_logits` there is also the site `logits`, so wide.
+    """
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(np.float32)
 
-    resid_post = normal(N_ROW, N_LAYER, D_MODEL).astype(dtype)
+    resid_post = normal(n_row, N_LAYER, D_MODEL).astype(dtype)
     captured = [0, 2]
-    mlp_out = np.full((N_ROW, N_LAYER, D_MODEL), np.nan, dtype)
-    mlp_out[:, captured] = normal(N_ROW, len(captured), D_MODEL)
+    mlp_out = np.full((n_row, N_LAYER, D_MODEL), np.nan, dtype)
+    mlp_out[:, captured] = normal(n_row, len(captured), D_MODEL)
     arrays = {
-        "activations/embed": normal(N_ROW, D_MODEL).astype(dtype),
+        "activations/embed": normal(n_row, D_MODEL).astype(dtype),
         "activations/resid_post": resid_post,
         "activations/resid_final": resid_post[:, -1].copy(),
-        "activations/z": normal(N_ROW, N_LAYER, N_HEAD, D_HEAD).astype(dtype),
-        "activations/k": normal(N_ROW, N_LAYER, 1, D_HEAD).astype(dtype),
+        "activations/z": normal(n_row, N_LAYER, N_HEAD, D_HEAD).astype(dtype),
+        "activations/k": normal(n_row, N_LAYER, 1, D_HEAD).astype(dtype),
         "activations/mlp_out": mlp_out,
         "activations/pooled": normal(N_EXAMPLE, D_EMBED).astype(dtype),
-        "index/target": rng.integers(-1, D_VOCAB, N_ROW, dtype=np.int32),
+        "index/target": rng.integers(-1, D_VOCAB, n_row, dtype=np.int32),
     }
+    if d_logits is not None:
+        arrays["activations/logits"] = normal(n_row, d_logits).astype(dtype)
     weights = {
         "W_U": normal(D_MODEL, D_VOCAB),
         "b_U": normal(D_VOCAB),
@@ -77,18 +90,17 @@ def write(path: Path, *, seed: int = 0, dtype: str = "float16", zstd: bool = Fal
     (path / "weights").mkdir()
     save_file(weights, path / "weights" / "readout.safetensors")
     _write_json(path / "weights" / "vocabulary.json", [f"w{i}é" for i in range(D_VOCAB)])
-    commit(path, 0, sorted(arrays), captured)
+    _commit(path, sorted(arrays), captured, n_row)
     return TinyStore(path, arrays, weights)
 
 
-def commit(path: Path, number: int, arrays: list[str], captured: list[int]) -> None:
-    """Write commit `number`, in which all rows are visible."""
-    rows = {"token": N_ROW, "example": N_EXAMPLE}
+def _commit(path: Path, arrays: list[str], captured: list[int], n_row: int) -> None:
+    rows = {"token": n_row, "example": N_EXAMPLE}
     layers = {name: {"layers": list(range(N_LAYER))} if _has_layer(name) else {} for name in arrays}
     layers["activations/mlp_out"] = {"layers": captured}
     record = {
         "format": 1,
-        "commit": number,
+        "commit": 0,
         "complete": True,
         "rows": rows,
         "physical_rows": rows,
@@ -97,7 +109,7 @@ def commit(path: Path, number: int, arrays: list[str], captured: list[int]) -> N
         "tables": {},
         "resume": {},
     }
-    _write_json(path / "commits" / f"{number:08}.json", record)
+    _write_json(path / "commits" / "00000000.json", record)
 
 
 def _attributes() -> dict[str, Any]:
@@ -121,6 +133,7 @@ _NAMES = {
     "activations/k": ["row", "layer", "kv_head", "d_head"],
     "activations/mlp_out": ["row", "layer", "d_model"],
     "activations/pooled": ["row", "d_embed"],
+    "activations/logits": ["row", "d_vocab"],
     "index/target": ["row"],
 }
 

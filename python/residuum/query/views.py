@@ -12,8 +12,8 @@ from residuum.query import quote
 from residuum.store import SiteArray, Store
 from residuum.store.parts import BASE_SCHEMAS
 
-MAX_ARRAY = 100_000
-"""The longest array type DuckDB has; wider vectors are lists."""
+MAX_ARRAY = 32_768
+"""The widest vector that the extension gives as an array; wider ones, such as logits, are lists."""
 
 _SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.string(): "VARCHAR"}
 
