@@ -20,7 +20,7 @@ class Done:
 
 
 def residuum(*arguments: object, code: int | None = 0) -> Done:
-    """Run the command line; fails unless it exits with ``code`` (None: any)."""
+    """Run the command line; fails unless it exits with `code` (None: any)."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     debugging.clear()
     with (

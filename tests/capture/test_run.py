@@ -45,7 +45,7 @@ def passes(monkeypatch):
 
 @pytest.fixture(scope="module")
 def alone(gpt2_folder):
-    """resid_post ``[token, layer, d_model]`` and logits of each text by itself, by hooks."""
+    """resid_post `[token, layer, d_model]` and logits of each text by itself, by hooks."""
     model = AutoModelForCausalLM.from_pretrained(gpt2_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(gpt2_folder)
     out = {}
@@ -450,3 +450,16 @@ def test_chat_messages_go_through_the_template(gpt2_folder, tmp_path):
     assert table.column("text").to_pylist() == ["<eos>", "a", "dog", "<eos>", "the", "cat"]
     [example] = store.examples.to_table().to_pylist()
     assert example["messages"] == messages
+
+
+def test_append_knows_which_positions_a_repeat_has(gpt2_folder, tmp_path, passes):
+    settings = {"sites": ["z"], "positions": "column:keep"}
+    first = pa.table({"text": ["a dog runs", "one two"], "keep": [[0, 2], [1]]})
+    capture(gpt2_folder, first, tmp_path / "run", **settings)
+    passes.clear()
+    again = pa.table({"text": ["one two", "a dog runs", "a dog runs"], "keep": [[1], [0, 2], [1]]})
+    store = capture(gpt2_folder, again, tmp_path / "run", append=True, **settings)
+    assert passes == [(3,)], "only the other marks"
+    assert rows_of(store, 2) == [None, 2]
+    assert rows_of(store, 3) == [0, None, 1]
+    assert rows_of(store, 4) == [None, 3, None]

@@ -24,7 +24,7 @@ SITES = [Site.RESID_POST, Site.Z, Site.PATTERN, Site.RESID_FINAL]
 
 
 class MemoryWriter:
-    """Keeps rows by site, layer and row; shards of ``shard_rows`` seal as soon as they are full."""
+    """Keeps rows by site, layer and row; shards of `shard_rows` seal as soon as they are full."""
 
     def __init__(self, shard_rows: int = 4, n_example: int = 0) -> None:
         self.rows: dict[tuple[str, int | None], dict[int, np.ndarray]] = {}
@@ -117,7 +117,7 @@ def session(model, writer, start=None, sites=SITES, **settings):
 
 
 def alone(model, ids):
-    """resid_post of one example by itself, ``[layer, token, d_model]``."""
+    """resid_post of one example by itself, `[layer, token, d_model]`."""
     seen = []
     hooks = [
         block.register_forward_hook(

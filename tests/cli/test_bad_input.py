@@ -295,7 +295,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def full_disk(folder: Path, megabytes: int) -> Path:
-    """A file system that is nearly full, mounted on ``folder``."""
+    """A file system that is nearly full, mounted on `folder`."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -343,7 +343,7 @@ def test_full_disk_before_the_first_commit_leaves_nothing(gpt2_folder, many, sma
 
 
 def test_path_with_spaces_and_unicode(run):
-    """``run`` and its inputs are at such a path."""
+    """`run` and its inputs are at such a path."""
     assert json.loads(residuum("verify", run, "--json").out)["ok"]
     rows = json.loads(
         residuum("sql", run, "SELECT count(*) AS n FROM examples", "--format", "json").out

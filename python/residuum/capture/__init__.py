@@ -14,10 +14,10 @@ from typing import Any
 
 
 class _CallableModule(ModuleType):
-    """So that ``residuum.capture(...)`` works also after ``import residuum.capture.run``."""
+    """So that `residuum.capture(...)` works also after `import residuum.capture.run`."""
 
     def __call__(self, *args: Any, **settings: Any) -> Any:  # noqa: ANN401 - as run.capture
-        """Call ``residuum.capture.run.capture``; see there."""
+        """Call `residuum.capture.run.capture`; see there."""
         from residuum.capture.run import capture
 
         return capture(*args, **settings)

@@ -37,7 +37,7 @@ class Survey:
 class ExampleSource:
     """The examples of some inputs, for a text model or an image model.
 
-    ``tokeniser`` is None for images, which all have ``image_tokens`` tokens.
+    `tokeniser` is None for images, which all have `image_tokens` tokens.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def decode(image: Image, row: int) -> PIL.Image.Image:
     """The image in RGB.
 
     Raises:
-        InputError: the bytes of input ``row`` are not an image.
+        InputError: the bytes of input `row` are not an image.
     """
     if isinstance(image, PIL.Image.Image):
         return image.convert("RGB")

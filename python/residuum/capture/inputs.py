@@ -1,8 +1,8 @@
 """What a capture reads: text and image inputs, in order, with the user's columns untouched.
 
-``open_inputs`` turns a path, a list, a table or a dataset into ``Inputs``: a schema, a digest and
-``batches()``, which can be walked more than once (not for a one-shot stream) and yields
-``Records``: an Arrow table of the user's columns beside the payload that the model will see.
+`open_inputs` turns a path, a list, a table or a dataset into `Inputs`: a schema, a digest and
+`batches()`, which can be walked more than once (not for a one-shot stream) and yields
+`Records`: an Arrow table of the user's columns beside the payload that the model will see.
 
     path | list | table | dataset ──open_inputs──▶ Inputs ──batches()──▶ Records(table, payload)
 """
@@ -28,12 +28,12 @@ BATCH_RECORDS = 1024
 
 Kind = Literal["text", "chat", "image"]
 Payload = Any
-"""A ``str`` (text), a list of ``{role, content}`` (chat) or an image: path, bytes or PIL image."""
+"""A `str` (text), a list of `{role, content}` (chat) or an image: path, bytes or PIL image."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """Consecutive inputs: ``table`` has the user's columns, ``payload`` what the model reads."""
+    """Consecutive inputs: `table` has the user's columns, `payload` what the model reads."""
 
     table: pa.Table
     payload: list[Payload]
@@ -43,8 +43,8 @@ class Records:
 class Inputs:
     """An opened source of inputs.
 
-    ``schema`` is that of the user's columns, ``column`` the one that the model reads (None for bare
-    images); ``n_record`` and ``digest`` are None for a stream,
+    `schema` is that of the user's columns, `column` the one that the model reads (None for bare
+    images); `n_record` and `digest` are None for a stream,
     whose end is not known before it has been read.
     """
 
@@ -77,10 +77,10 @@ def open_inputs(source: object, *, text_column: str | None = None) -> Inputs:
     Args:
         source: a path (txt, jsonl, csv, tsv, parquet, a folder of images), a list or tuple of
         strings
-            or PIL images, a pyarrow Table, a pandas DataFrame, or a ``datasets`` Dataset or
+            or PIL images, a pyarrow Table, a pandas DataFrame, or a `datasets` Dataset or
             IterableDataset.
-        text_column: the column that holds the text or the chat messages; by default ``text``, else
-            ``messages``, else (for images) ``image``.
+        text_column: the column that holds the text or the chat messages; by default `text`, else
+            `messages`, else (for images) `image`.
 
     Raises:
         InputError: unknown kind of source, no inputs in it, a column that is not there, a line that

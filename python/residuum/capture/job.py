@@ -35,7 +35,7 @@ class Job:
 
     Attributes:
         path: the store.
-        shapes: how each site is stored, but for its dtype, which is in ``dtypes``.
+        shapes: how each site is stored, but for its dtype, which is in `dtypes`.
         n_key: width of the key axis: the longest example, or for a stream the longest possible.
         vocabulary: the text of every token id; None for images.
         facts: the settings as a store remembers them.
@@ -116,7 +116,7 @@ class Job:
         return _device(self.loaded)
 
     def images(self, pictures: Sequence[PIL.Image.Image]) -> list[torch.Tensor]:
-        """Pixel values ``[channel, height, width]`` as the model's processor makes them."""
+        """Pixel values `[channel, height, width]` as the model's processor makes them."""
         processed = self.loaded.image_processor(images=list(pictures), return_tensors="pt")
         return list(processed["pixel_values"])
 

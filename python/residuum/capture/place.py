@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a capture goes; ``existing`` says whether a store is there to go on with."""
+    """Where a capture goes; `existing` says whether a store is there to go on with."""
 
     path: Path
     existing: bool
@@ -26,7 +26,7 @@ class Place:
         """Look at a path and say what may be done there.
 
         Raises:
-            CaptureError: a store is there and neither ``resume`` nor ``append`` was asked for, or
+            CaptureError: a store is there and neither `resume` nor `append` was asked for, or
             there
                 is none to append to.
             StoreError: something else is there.
@@ -58,7 +58,7 @@ class Place:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder has a root ``zarr.json`` with our marker."""
+    """Whether a folder has a root `zarr.json` with our marker."""
     try:
         root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

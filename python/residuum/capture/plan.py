@@ -2,7 +2,7 @@
 
 Examples are numbered in the order of the inputs; rows follow in the same order, so that a store
 does not depend on how examples were batched. Consecutive examples form a group; inside a group
-those of like length share a batch. The plan is a function of the inputs and ``batch_tokens`` only,
+those of like length share a batch. The plan is a function of the inputs and `batch_tokens` only,
 so a capture that was interrupted plans the same batches again and repeats their rounding bit for
 bit.
 
@@ -39,10 +39,10 @@ class Example:
 
     Attributes:
         record: number of the input that it comes from.
-        origin: the input's columns are row ``index`` of this table.
-        content: ``TokenisedText`` or an image.
+        origin: the input's columns are row `index` of this table.
+        content: `TokenisedText` or an image.
         n_token: its length in tokens.
-        positions: the tokens whose rows are stored, ascending, int32 ``[stored]``.
+        positions: the tokens whose rows are stored, ascending, int32 `[stored]`.
         content_hash: hash of the token ids or the image's bytes and of nothing else.
     """
 
@@ -59,7 +59,7 @@ class Example:
 class Placed:
     """An example with its number and its rows; those of a repeat are its first occurrence's.
 
-    ``first_row`` is the row of the first stored token in the token row space, ``example_row`` the
+    `first_row` is the row of the first stored token in the token row space, `example_row` the
     row in the example row space.
     """
 
@@ -109,7 +109,7 @@ class Mark:
 class Planner:
     """Places examples behind those that a store has already.
 
-    ``known`` maps the repeat keys of captured examples to their (first_row, example_row); it grows.
+    `known` maps the repeat keys of captured examples to their (first_row, example_row); it grows.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Planner:
         known: dict[bytes, tuple[int, int]] | None = None,
         marked: bool = False,
     ) -> None:
-        """Start behind some examples; ``marked`` says that positions differ between repeats."""
+        """Start behind some examples; `marked` says that positions differ between repeats."""
         self._batch_tokens = batch_tokens
         self._known = {} if known is None else known
         self._example = behind.n_example
@@ -170,7 +170,7 @@ class Planner:
 def batches_by_length(placed: list[Placed], batch_tokens: int) -> list[list[Placed]]:
     """Batches of like length, the longest first.
 
-    Padded, none holds more than ``batch_tokens``, unless it is a single example.
+    Padded, none holds more than `batch_tokens`, unless it is a single example.
     """
     ordered = sorted(placed, key=lambda p: (-p.item.n_token, p.example))
     out: list[list[Placed]] = []

@@ -20,14 +20,14 @@ COLUMN_PREFIX = "column:"
 
 @dataclass(frozen=True)
 class Positions:
-    """A parsed position selection; ``column`` is set for ``column:NAME``."""
+    """A parsed position selection; `column` is set for `column:NAME`."""
 
     which: Literal["all", "last", "first", "column"]
     column: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Positions:
-        """Parse ``all``, ``last``, ``first`` or ``column:NAME``.
+        """Parse `all`, `last`, `first` or `column:NAME`.
 
         Raises:
             InputError: any other text.
@@ -43,7 +43,7 @@ class Positions:
         raise InputError(message)
 
     def __str__(self) -> str:
-        """The text that ``parse`` reads."""
+        """The text that `parse` reads."""
         return self.which if self.column is None else f"{COLUMN_PREFIX}{self.column}"
 
     def check(self, schema: pa.Schema) -> None:
@@ -86,7 +86,7 @@ class Positions:
         """The positions of one example that are stored, ascending.
 
         Args:
-            source: which token of its whole text each token is, int32 ``[token]``.
+            source: which token of its whole text each token is, int32 `[token]`.
             n_source: how many tokens the whole text has.
             marks: the marking column's value for the text.
             row: the input's number, for messages.

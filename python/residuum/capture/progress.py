@@ -24,7 +24,7 @@ class Reporter(Protocol):
     """Told what was captured, batch by batch."""
 
     def __enter__(self) -> Self:
-        """Start; ``__exit__`` clears up, whatever happened."""
+        """Start; `__exit__` clears up, whatever happened."""
 
     def __exit__(
         self,
@@ -62,7 +62,7 @@ class Bar:
     """A progress bar on stderr: examples, rows per second, gigabytes, time left."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on ``console``."""
+        """Draw on `console`."""
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("capture"),
@@ -105,7 +105,7 @@ class Bar:
 
 
 def reporter(*, show: bool | None) -> Reporter:
-    """A bar if ``show``, or if it is None and stderr is a terminal; otherwise nothing."""
+    """A bar if `show`, or if it is None and stderr is a terminal; otherwise nothing."""
     console = Console(file=sys.stderr)
     if show is None:
         show = console.is_terminal

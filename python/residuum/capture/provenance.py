@@ -1,8 +1,8 @@
 """What a store says about its making, and whether two makings are the same.
 
-``attributes.residuum.model`` holds the model's facts, ``attributes.residuum.capture`` the settings.
+`attributes.residuum.model` holds the model's facts, `attributes.residuum.capture` the settings.
 Inputs are recorded in the commits, one *segment* for each sitting that added some: a capture starts
-the first, every ``--append`` another.
+the first, every `--append` another.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def capture_facts(
     dtype: str,
     device: str,
 ) -> Json:
-    """The settings of a capture as JSON; ``layers`` and ``dtype`` as the model decided them."""
+    """The settings of a capture as JSON; `layers` and `dtype` as the model decided them."""
     return {
         "sites": [site.value for site in settings.sites],
         "layers": list(layers),

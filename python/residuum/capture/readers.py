@@ -33,7 +33,7 @@ class ParquetSource:
     n_record: int
 
     def tables(self, batch: int) -> Iterator[pa.Table]:
-        """Its rows in order, at most ``batch`` in a table."""
+        """Its rows in order, at most `batch` in a table."""
         with pq.ParquetFile(self.path) as file:
             for part in file.iter_batches(batch_size=batch):
                 yield pa.Table.from_batches([part])
@@ -64,7 +64,7 @@ def read_file(path: Path, text_column: str) -> pa.Table | ParquetSource:
 
 
 def read_txt(path: Path) -> pa.Table:
-    """One input a line, in a column ``text``; a newline at the end of the file adds no input."""
+    """One input a line, in a column `text`; a newline at the end of the file adds no input."""
     lines = [line for _, line in _lines(path)]
     return pa.table({"text": pa.array(lines, pa.string())})
 

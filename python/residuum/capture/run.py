@@ -3,7 +3,7 @@
 Everything that can be wrong with the inputs is found before a store is made; a new store is built
 beside its final place and moved there with its first, empty commit, so that the folder always
 opens. A capture that fails before it has committed an example leaves no folder behind; one that
-fails later leaves the store at its last commit, to go on with ``resume=True``.
+fails later leaves the store at its last commit, to go on with `resume=True`.
 
     open_inputs, load_model ──▶ Job ──▶ new or open StoreWriter ──▶ Session.run ──▶ Store
 """
@@ -67,31 +67,31 @@ def capture(
     Args:
         model: a name on the Hugging Face hub, a folder, or a loaded transformers model together
         with
-            its tokenizer or image processor: ``(model, tokenizer)``.
+            its tokenizer or image processor: `(model, tokenizer)`.
         inputs: a path (txt with one input a line, jsonl, csv, parquet, a folder of images), a list
         of
-            strings or images, a table, a ``datasets`` Dataset or IterableDataset.
+            strings or images, a table, a `datasets` Dataset or IterableDataset.
         out: folder of the store.
-        sites: what to keep, by the names of ``residuum.sites.Site``.
-        layers: of which blocks: numbers or text such as ``"0:12"``; all by default.
-        positions: ``all``, ``last``, ``first`` or ``column:NAME``, a column of the inputs that
+        sites: what to keep, by the names of `residuum.sites.Site`.
+        layers: of which blocks: numbers or text such as `"0:12"`; all by default.
+        positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that
         holds a
             list of booleans or positions for each text.
-        dtype: ``float32``, ``float16`` or ``bfloat16``; what the model computes in by default.
+        dtype: `float32`, `float16` or `bfloat16`; what the model computes in by default.
         batch_tokens: padded tokens in a batch at most; 4096 by default.
-        device: ``auto`` is the GPU if there is one. Loaded models stay where they are.
-        schedule: ``forward``.
+        device: `auto` is the GPU if there is one. Loaded models stay where they are.
+        schedule: `forward`.
         resume: go on with a capture that was interrupted; a finished one is left as it is.
         append: add the inputs to a finished store of the same model and settings.
-        memory: what the writer may hold, in bytes or as ``"4GB"``; 1 GB by default.
-        text_column: column with the text or chat messages; ``text``, else ``messages`` by default.
+        memory: what the writer may hold, in bytes or as `"4GB"`; 1 GB by default.
+        text_column: column with the text or chat messages; `text`, else `messages` by default.
         truncate: cut off texts that are longer than the model's context.
         window: cut texts into examples of this many tokens, each with its source and offset.
         stride: how far windows are apart; by default as far as they are long.
         model_dtype: what the model computes in; its checkpoint's dtype by default.
         shard_rows: rows in a shard; 8192 by default.
         chunk_rows: rows in a chunk; chosen by size by default.
-        codec: ``none`` or ``zstd``.
+        codec: `none` or `zstd`.
         allow_nonfinite: keep NaN and infinite activations instead of failing.
         progress: show a progress bar; by default where stderr is a terminal.
 
@@ -99,7 +99,7 @@ def capture(
         InputError: inputs or settings that cannot be captured; nothing was written.
         SiteError: a site or layer that the model does not have; nothing was written.
         ModelError: a model that cannot be loaded or has no adapter; nothing was written.
-        CaptureError: activations that are not finite, or a store of something else in ``out``.
+        CaptureError: activations that are not finite, or a store of something else in `out`.
         StoreError: the folder cannot be written, or the disk is full.
         KeyboardInterrupt: after Ctrl-C, with the store at a commit that holds what was complete.
     """

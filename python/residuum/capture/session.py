@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 class CaptureWriter(RowWriter, Protocol):
-    """What a sitting needs of a store's writer; see ``residuum.store.StoreWriter``."""
+    """What a sitting needs of a store's writer; see `residuum.store.StoreWriter`."""
 
     @property
     def n_example(self) -> int:
@@ -70,7 +70,7 @@ class Start:
         n_example: examples that are committed.
         token_rows: rows of the token space in published shards, which need not be computed again.
         example_rows: likewise of the example space.
-        content_hashes: those of the committed examples from ``first_example`` on, in order.
+        content_hashes: those of the committed examples from `first_example` on, in order.
     """
 
     first_example: int = 0
@@ -82,7 +82,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sitting did; ``interrupted`` when it was asked to stop before the end."""
+    """What a sitting did; `interrupted` when it was asked to stop before the end."""
 
     n_example: int
     n_forward: int
@@ -91,7 +91,7 @@ class Outcome:
 
 @dataclass
 class Session:
-    """A sitting; ``run`` may be called once."""
+    """A sitting; `run` may be called once."""
 
     tracer: Tracer
     writer: CaptureWriter

@@ -38,7 +38,7 @@ class Settings:
         dtype: of the stored arrays; None is what the model computes in.
         batch_tokens: padded tokens in a batch at most.
         memory_bytes: what the writer may hold.
-        shard_rows: rows in a shard; ``chunk_rows`` in a chunk, None lets the store choose.
+        shard_rows: rows in a shard; `chunk_rows` in a chunk, None lets the store choose.
         codec: how chunks are stored.
         allow_nonfinite: keep NaN and infinity instead of failing.
     """
@@ -108,7 +108,7 @@ class Settings:
 def parse_layers(layers: str | int | Iterable[int] | None) -> tuple[int, ...] | None:
     """Layers from text or numbers, ascending; None is all.
 
-    Text is ``"3"``, ``"0:12"`` (the end is not included), ``"0,5,11"`` or a mixture: ``"0:4,11"``.
+    Text is `"3"`, `"0:12"` (the end is not included), `"0,5,11"` or a mixture: `"0:4,11"`.
 
     Raises:
         InputError: text that is none of these, or a range without a layer in it.
@@ -134,7 +134,7 @@ def parse_layers(layers: str | int | Iterable[int] | None) -> tuple[int, ...] | 
 
 
 def parse_memory(memory: str | int | None) -> int:
-    """Bytes from a number or text such as ``4GB``, ``512 MB``; None is the default budget.
+    """Bytes from a number or text such as `4GB`, `512 MB`; None is the default budget.
 
     Raises:
         InputError: text that is no size, or less than the writer needs.

@@ -48,16 +48,16 @@ class RowWriter(Protocol):
         values: NDArray[Any],
         runs: NDArray[np.int64],
     ) -> None:
-        """Copy rows of ``values`` ``[row, ...]``; ``runs`` is ``[run, (src_row, dst_row, n)]``."""
+        """Copy rows of `values` `[row, ...]`; `runs` is `[run, (src_row, dst_row, n)]`."""
 
 
 @dataclass(frozen=True)
 class BatchRows:
     """Where the rows of a batch go.
 
-    ``example`` and ``token`` ``[stored]`` index the stored rows in the padded batch. Runs are
-    ``[run, (src_row, dst_row, n)]``: ``padded`` from ``[example * token, ...]``, ``packed`` from
-    the stored rows alone, ``pooled`` from ``[example, ...]`` into the example row space.
+    `example` and `token` `[stored]` index the stored rows in the padded batch. Runs are
+    `[run, (src_row, dst_row, n)]`: `padded` from `[example * token, ...]`, `packed` from
+    the stored rows alone, `pooled` from `[example, ...]` into the example row space.
     """
 
     example: NDArray[np.int64]
@@ -85,7 +85,7 @@ class BatchRows:
 
 
 def _runs(src: NDArray[np.int64], dst: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Maximal runs in which both row numbers count up, ``[run, (src_row, dst_row, n)]``."""
+    """Maximal runs in which both row numbers count up, `[run, (src_row, dst_row, n)]`."""
     if len(src) == 0:
         return np.zeros((0, 3), dtype=np.int64)
     breaks = np.flatnonzero((np.diff(src) != 1) | (np.diff(dst) != 1)) + 1
@@ -96,7 +96,7 @@ def _runs(src: NDArray[np.int64], dst: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Rows on their way from a device: ``tensor`` is theirs once ``wait`` has returned."""
+    """Rows on their way from a device: `tensor` is theirs once `wait` has returned."""
 
     tensor: torch.Tensor
     wait: Callable[[], None]
@@ -140,8 +140,8 @@ class _Waiting:
 class RowSink:
     """Makes the sinks of batches, and holds the rows that are still on their way from a device.
 
-    ``dtypes`` is what each site is stored as; ``n_key`` the width of the key axis in the store, if
-    it has one. At most ``in_flight`` bytes are on their way, or one tensor.
+    `dtypes` is what each site is stored as; `n_key` the width of the key axis in the store, if
+    it has one. At most `in_flight` bytes are on their way, or one tensor.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class RowSink:
         fetch: Fetch | None = None,
         in_flight: int = 0,
     ) -> None:
-        """Write to ``writer``; ``fetch`` is None for a model on the CPU."""
+        """Write to `writer`; `fetch` is None for a model on the CPU."""
         self.writer = writer
         self.dtypes = {site: TORCH_DTYPES[name] for site, name in dtypes.items()}
         self.n_key = n_key
@@ -207,7 +207,7 @@ class RowSink:
 
 
 class BatchSink:
-    """The sink that a ``Tracer`` calls during one batch."""
+    """The sink that a `Tracer` calls during one batch."""
 
     def __init__(self, sink: RowSink, rows: BatchRows) -> None:
         """Send to the sink's writer."""
@@ -217,7 +217,7 @@ class BatchSink:
         self.n_bytes = 0
 
     def __call__(self, site: Site, layer: int | None, tensor: torch.Tensor) -> None:
-        """Take one site's tensor, ``[example, token, ...]``, or ``[example, ...]`` if pooled."""
+        """Take one site's tensor, `[example, token, ...]`, or `[example, ...]` if pooled."""
         sink, rows = self._sink, self._rows
         dtype, on_host = sink.dtypes[site], sink.fetch is None
         if on_host and tensor.dtype in _ROUNDED_BY_WRITER:
@@ -235,7 +235,7 @@ class BatchSink:
         self._send(site, layer, packed.contiguous(), rows.packed)
 
     def _stored(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Index of the stored rows in ``[example, token]``, on the tensors' device."""
+        """Index of the stored rows in `[example, token]`, on the tensors' device."""
         if self._index is None:
             example, token = self._rows.example, self._rows.token
             self._index = torch.from_numpy(example).to(device), torch.from_numpy(token).to(device)
@@ -250,7 +250,7 @@ class BatchSink:
 
 
 def host_array(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor in host memory as an array, without a copy; bfloat16 is ``ml_dtypes.bfloat16``."""
+    """A tensor in host memory as an array, without a copy; bfloat16 is `ml_dtypes.bfloat16`."""
     if tensor.dtype == torch.bfloat16:
         return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     array: NDArray[Any] = tensor.detach().numpy()

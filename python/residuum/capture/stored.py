@@ -22,7 +22,7 @@ Json = dict[str, Any]
 class Stored:
     """A store at its last commit.
 
-    ``committed`` is what readers see; published shards may hold more rows than that.
+    `committed` is what readers see; published shards may hold more rows than that.
     """
 
     store: Store
@@ -59,14 +59,14 @@ class Stored:
 
     @property
     def key_width(self) -> int | None:
-        """Length of the axis ``key``; None where no site has it."""
+        """Length of the axis `key`; None where no site has it."""
         for name in self.store.sites:
             if "key" in self.store[name].axes:
                 return self.store[name].shape[-1]
         return None
 
     def content_hashes(self, first: int) -> list[str]:
-        """Content hashes of the examples from number ``first`` on, in order."""
+        """Content hashes of the examples from number `first` on, in order."""
         if first >= self.committed.n_example:
             return []
         table = self._examples(["example", "content_hash"])
@@ -74,7 +74,7 @@ class Stored:
         return hashes
 
     def known(self, before: int) -> dict[bytes, tuple[int, int]]:
-        """Where examples before number ``before`` are: repeat key to (first_row, example_row)."""
+        """Where examples before number `before` are: repeat key to (first_row, example_row)."""
         if before == 0:
             return {}
         table = self._examples(["example", "content_hash", "first_row", "example_row"])

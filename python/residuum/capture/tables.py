@@ -49,8 +49,8 @@ TOKEN_SCHEMA = pa.schema(
 class TableLayout:
     """What the tables of one capture look like.
 
-    ``user`` is the schema of the input's columns, ``vocabulary`` the text of every token id (None
-    for images); ``token_rows`` and ``example_rows`` say which row spaces the store has.
+    `user` is the schema of the input's columns, `vocabulary` the text of every token id (None
+    for images); `token_rows` and `example_rows` say which row spaces the store has.
     """
 
     user: pa.Schema
@@ -158,14 +158,14 @@ def _token_offset(placed: Placed) -> int:
 
 
 def _ranges(lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-    """0 .. n-1 for every n of ``lengths``, one after another."""
+    """0 .. n-1 for every n of `lengths`, one after another."""
     total = int(lengths.sum())
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     return (np.arange(total, dtype=np.int64) - starts).astype(np.int32)
 
 
 def _token_rows(placed: Placed) -> NDArray[np.int64]:
-    """The row of every token of an example, -1 where it is not stored, int64 ``[token]``."""
+    """The row of every token of an example, -1 where it is not stored, int64 `[token]`."""
     rows = np.full(placed.item.n_token, -1, dtype=np.int64)
     rows[placed.item.positions] = np.arange(placed.first_row, placed.stop_row)
     return rows

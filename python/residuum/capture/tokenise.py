@@ -1,7 +1,7 @@
 """Texts to token ids: lengths checked before anything is created, long texts cut only when asked.
 
-One text becomes one ``TokenisedText`` per window (one where windows were not asked for). Special
-tokens that the tokenizer puts around a text (``[CLS] … [SEP]``, BOS) are put around every window.
+One text becomes one `TokenisedText` per window (one where windows were not asked for). Special
+tokens that the tokenizer puts around a text (`[CLS] … [SEP]`, BOS) are put around every window.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class LengthRule:
     """What happens to texts longer than the model's context.
 
-    ``context`` is the model's limit in tokens (None: it has none). At most one of ``truncate`` and
-    ``window`` is set; ``stride`` is how far one window starts behind the one before it, by default
+    `context` is the model's limit in tokens (None: it has none). At most one of `truncate` and
+    `window` is set; `stride` is how far one window starts behind the one before it, by default
     as far as windows are long, special tokens not counted.
     """
 
@@ -69,11 +69,11 @@ class TokenisedText:
     """One example of text as the model will see it.
 
     Attributes:
-        ids: token ids, int32 ``[token]``.
-        spans: character span of every token in its text, int32 ``[token, 2]``, where the tokenizer
+        ids: token ids, int32 `[token]`.
+        spans: character span of every token in its text, int32 `[token, 2]`, where the tokenizer
             knows them; (-1, -1) for tokens that stand for no text.
         token_offset: where a window starts among the text's own tokens (special ones not counted).
-        source: which token of the whole tokenised text each token is, int32 ``[token]``.
+        source: which token of the whole tokenised text each token is, int32 `[token]`.
         n_source: how many tokens the whole text has.
     """
 
@@ -93,7 +93,7 @@ class Tokeniser:
         rule: LengthRule,
         n_embedded: int | None = None,
     ) -> None:
-        """Wrap a tokenizer, fast or slow, for a model that knows ``n_embedded`` token ids."""
+        """Wrap a tokenizer, fast or slow, for a model that knows `n_embedded` token ids."""
         self._tokenizer = tokenizer
         self._rule = rule
         self._n_embedded = n_embedded
@@ -102,7 +102,7 @@ class Tokeniser:
     def __call__(
         self, payload: Sequence[Payload], kind: Kind, first_row: int
     ) -> Iterator[list[TokenisedText]]:
-        """Tokenise inputs ``first_row`` and after; yields the examples of one input at a time.
+        """Tokenise inputs `first_row` and after; yields the examples of one input at a time.
 
         Raises:
             InputError: an input without tokens, or longer than the context with no rule to cut it.
@@ -177,7 +177,7 @@ class Tokeniser:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A whole text: ``n_before`` special tokens, ``n_own`` of its own, the rest special again."""
+    """A whole text: `n_before` special tokens, `n_own` of its own, the rest special again."""
 
     ids: NDArray[np.int32]
     spans: NDArray[np.int32] | None
@@ -185,7 +185,7 @@ class _Whole:
     n_own: int
 
     def example(self, start: int, stop: int) -> TokenisedText:
-        """Own tokens ``start`` to ``stop`` with the special tokens around them."""
+        """Own tokens `start` to `stop` with the special tokens around them."""
         before = np.arange(self.n_before)
         own = np.arange(self.n_before + start, self.n_before + stop)
         after = np.arange(self.n_before + self.n_own, len(self.ids))
@@ -194,7 +194,7 @@ class _Whole:
         return TokenisedText(self.ids[source], spans, start, source, len(self.ids))
 
     def windows(self, window: int, stride: int | None) -> list[TokenisedText]:
-        """Windows of at most ``window`` tokens; the rest at the end is one, however short."""
+        """Windows of at most `window` tokens; the rest at the end is one, however short."""
         n_special = len(self.ids) - self.n_own
         size = window - n_special
         if size < 1:

@@ -1,7 +1,7 @@
 """The command line: arguments to calls, results to text or JSON.
 
 Errors are one paragraph on stderr; the exit code is 0 (done), 1 (the question failed: bad input, a
-damaged store) or 2 (wrong usage). Commands import what they need when they run, so that ``--help``
+damaged store) or 2 (wrong usage). Commands import what they need when they run, so that `--help`
 is there at once and asking a store needs no torch.
 
     main ──▶ capture · info · verify · sql · analyses · run · report

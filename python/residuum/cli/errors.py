@@ -19,7 +19,7 @@ def report_failure(error: BaseException) -> int:
     """Say on stderr what went wrong; return the exit code.
 
     Raises:
-        BaseException: the error itself, where ``--debug`` asked for its traceback.
+        BaseException: the error itself, where `--debug` asked for its traceback.
     """
     if isinstance(error, BrokenPipeError):
         # The reader has what it wanted (`| head`). Python would complain once more at exit.
