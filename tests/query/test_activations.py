@@ -93,6 +93,15 @@ def test_vec_reads_any_order_with_repeats_and_nulls(sql, tiny):
         assert got[i] == want
 
 
+def test_null_places_give_null_arrays(sql, tiny):
+    got = sql.execute(
+        f"SELECT residuum_vec7('{tiny.path}', 'z', CASE WHEN i % 2 = 0 THEN i END, 1, 1) "
+        "FROM range(4) r(i) ORDER BY i"
+    ).fetchall()
+    z = tiny.arrays["activations/z"]
+    assert got == [(tuple(z[0, 1, 1].tolist()),), (None,), (tuple(z[2, 1, 1].tolist()),), (None,)]
+
+
 def test_vec_of_sites_without_layers_and_of_whole_rows(sql, tiny):
     place = f"'{tiny.path}'"
     (embed, row_of_heads, fixed) = sql.execute(
