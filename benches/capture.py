@@ -39,7 +39,10 @@ def make_model() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=N_WORD)).eval()
     raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(N_WORD)}, unk_token="w0"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return model, PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="w0", eos_token="w0")
+    special = dict.fromkeys(("pad_token", "eos_token", "bos_token"), "w0")
+    folder = WORK / "tokenizer"  # TransformerLens loads a tokenizer again, by its name
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def make_prompts(n_prompt: int, n_word: int = N_WORD) -> list[str]:
@@ -117,11 +120,13 @@ def ours(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: li
     return out
 
 
-def transformer_lens(model: GPT2LMHeadModel) -> Callable[[torch.Tensor], Trace]:
+def transformer_lens(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
+) -> Callable[[torch.Tensor], Trace]:
     """TransformerLens' way: `run_with_cache` with a names filter."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=model)
+    bridge = TransformerBridge.boot_transformers("gpt2", hf_model=model, tokenizer=tokenizer)
     endings = ("hook_resid_post", "attn.hook_z")
 
     @torch.no_grad()
@@ -184,8 +189,7 @@ def main() -> None:
     ids = torch.tensor([tokenizer.encode(prompt) for prompt in prompts])
 
     peers = {"hooks": lambda batch: hooked(model, batch), "nnsight": nnsight(model)}
-    lens_model, _ = make_model()
-    peers["TransformerLens"] = transformer_lens(lens_model)
+    peers["TransformerLens"] = transformer_lens(*make_model())  # it changes the model it is given
     want = hooked(model, ids[:BATCH])
     for name, trace in peers.items():
         assert_same(name, trace(ids[:BATCH]), want)
