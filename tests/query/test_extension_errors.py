@@ -75,6 +75,9 @@ def test_a_model_without_unembedding_has_no_logits(sql, tmp_path):
     save_file(weights, store.path / "weights" / "readout.safetensors")
     with pytest.raises(duckdb.BinderException, match="has no unembedding W_U"):
         sql.execute(f"FROM residuum_logit_lens('{store.path}')")
+    (store.path / "weights" / "readout.safetensors").unlink()
+    with pytest.raises(duckdb.BinderException, match="has no unembedding W_U"):
+        sql.execute(f"FROM residuum_head_logits('{store.path}', tokens := [1])")
 
 
 def test_post_norm_blocks_have_no_head_logits(sql, tmp_path):
