@@ -33,7 +33,7 @@ print(json.dumps({
     "lengths": store.sql(
         "SELECT layer, count(*), sum(len(vec)) FROM resid_post GROUP BY ALL ORDER BY ALL"
     ).fetchall(),
-    "lens": store.sql("SELECT count(*) FROM logit_lens(k := 1)").fetchone()[0],
+    "lens": store.sql("SELECT count(*) FROM logit_lens(k := 1)").fetchall()[0][0],
     "loaded": sorted({"torch", "transformers"} & set(sys.modules)),
     "refusal": refusal,
 }))

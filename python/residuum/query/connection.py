@@ -33,7 +33,6 @@ def extension_path() -> Path:
         message = (
             f"{path} is missing, so that there is no SQL; install residuum from a wheel, or build "
             "the file with `python build_backend.py`"
-            "extension with `python build_backend.py`"
         )
         raise QueryError(message)
     return path
