@@ -49,3 +49,9 @@ def test_something_else_is_left_alone(tmp_path, resume):
 def test_nothing_to_append_to(tmp_path):
     with pytest.raises(CaptureError, match="no store to append to"):
         look(tmp_path / "run", append=True)
+
+
+def test_a_file_on_the_way_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"notes\.txt is a file"):
+        look(tmp_path / "notes.txt" / "deep" / "run")

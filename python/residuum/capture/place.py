@@ -36,6 +36,10 @@ class Place:
                 "--resume goes on with a capture, --append adds to a finished one: choose one."
             )
             raise CaptureError(message)
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            message = f"{path}: {above} is a file, so that no store can be in it."
+            raise StoreError(message)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             if append:
                 message = f"{path}: there is no store to append to."

@@ -66,11 +66,9 @@ def capture(
 
     Args:
         model: a name on the Hugging Face hub, a folder, or a loaded transformers model together
-        with
-            its tokenizer or image processor: `(model, tokenizer)`.
+            with its tokenizer or image processor: `(model, tokenizer)`.
         inputs: a path (txt with one input a line, jsonl, csv, parquet, a folder of images), a list
-        of
-            strings or images, a table, a `datasets` Dataset or IterableDataset.
+            of strings or images, a table, a `datasets` Dataset or IterableDataset.
         out: folder of the store.
         sites: what to keep, by the names of `residuum.sites.Site`.
         layers: of which blocks: numbers or text such as `"0:12"`; all by default.
@@ -202,7 +200,12 @@ def _append(job: Job, stored: Stored, *, show: bool | None) -> None:
             f"attention patterns is {width} long: capture these into a store of their own."
         )
         raise InputError(message)
-    _sit(job, segments, start, stored.known(before=first.n_example), show=show)
+    try:
+        _sit(job, segments, start, stored.known(before=first.n_example), show=show)
+    except Exception as error:
+        if not Stored.read(job.path).complete:
+            _note_resume(error, job.path)
+        raise
 
 
 def _sit(
