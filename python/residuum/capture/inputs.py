@@ -76,8 +76,7 @@ def open_inputs(source: object, *, text_column: str | None = None) -> Inputs:
 
     Args:
         source: a path (txt, jsonl, csv, tsv, parquet, a folder of images), a list or tuple of
-        strings
-            or PIL images, a pyarrow Table, a pandas DataFrame, or a `datasets` Dataset or
+            strings or PIL images, a pyarrow Table, a pandas DataFrame, or a `datasets` Dataset or
             IterableDataset.
         text_column: the column that holds the text or the chat messages; by default `text`, else
             `messages`, else (for images) `image`.

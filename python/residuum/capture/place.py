@@ -27,8 +27,7 @@ class Place:
 
         Raises:
             CaptureError: a store is there and neither `resume` nor `append` was asked for, or
-            there
-                is none to append to.
+                there is none to append to.
             StoreError: something else is there.
         """
         if resume and append:

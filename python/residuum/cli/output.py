@@ -53,6 +53,7 @@ def _to(out: Path | None, write: Callable[[IO[Any]], object], *, binary: bool) -
         sys.stdout.flush()
         return
     handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    Path(name).chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
     try:
         mode, encoding = ("wb", None) if binary else ("w", "utf-8")
         with os.fdopen(handle, mode, encoding=encoding, newline=None if binary else "") as stream:
@@ -61,6 +62,13 @@ def _to(out: Path | None, write: Callable[[IO[Any]], object], *, binary: bool) -
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """What the process takes from the mode of a new file; it can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def write_text(out: Path, text: str) -> None:
