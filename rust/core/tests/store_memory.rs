@@ -11,7 +11,8 @@ mod store_support;
 use std::{fs, sync::Mutex};
 
 use residuum_core::{
-    ArraySpec, Codec, CommitRequest, Dtype, RowCounts, Run, Site, Source, Store, Writer, WriterOptions,
+    ArraySpec, Codec, CommitRequest, Dtype, RowCounts, Run, Site, Source, Store, Writer,
+    WriterOptions,
 };
 use store_support::make_root;
 
@@ -25,12 +26,7 @@ fn status(key: &str) -> usize {
 }
 
 /// Writes `n_row` rows of `n_layer` layers in blocks, and returns how far memory peaked above its start.
-fn peak_while_writing(
-    spec: &ArraySpec,
-    n_row: usize,
-    block: usize,
-    memory_bytes: usize,
-) -> usize {
+fn peak_while_writing(spec: &ArraySpec, n_row: usize, block: usize, memory_bytes: usize) -> usize {
     let _turn = TURN.lock();
     let folder = tempfile::tempdir().unwrap();
     make_root(folder.path());
@@ -68,16 +64,8 @@ fn peak_while_writing(
 
 fn resid_post(n_layer: usize, width: usize, dtype: Dtype, shard_rows: usize) -> ArraySpec {
     let layers: Vec<usize> = (0..n_layer).collect();
-    ArraySpec::for_site(
-        Site::ResidPost,
-        dtype,
-        n_layer,
-        &layers,
-        &[width],
-        shard_rows,
-        Codec::None,
-    )
-    .unwrap()
+    ArraySpec::for_site(Site::ResidPost, dtype, n_layer, &layers, &[width], shard_rows, Codec::None)
+        .unwrap()
 }
 
 /// Stacks of the threads that make files durable, and the allocator's slack.

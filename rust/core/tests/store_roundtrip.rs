@@ -1,6 +1,11 @@
 //! What is written comes back: every dtype, axis and selection, and exactly the bytes needed are read.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp, reason = "a test fails by panicking; values are small whole numbers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::float_cmp,
+    reason = "a test fails by panicking; values are small whole numbers"
+)]
 
 mod store_support;
 
