@@ -152,3 +152,49 @@ def matmul(
     transposed_a: bool,
     transposed_b: bool,
 ) -> None: ...
+
+@final
+class AttentionRoles:
+    def __new__(cls, n_head: int) -> AttentionRoles: ...
+    def push(
+        self,
+        pattern: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        token_ids: NDArray[np.int32],
+        marked: NDArray[np.bool_] | None,
+    ) -> None: ...
+    def means(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.uint64]]]: ...
+
+def kmeans(
+    x: NDArray[np.float32], k: int, *, seed: int, n_init: int, max_iter: int, tol: float
+) -> dict[str, Any]: ...
+def site_kmeans(
+    site: SiteArray,
+    layer: int,
+    k: int,
+    *,
+    seed: int,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    memory_bytes: int,
+) -> dict[str, Any]: ...
+def knn(
+    x: NDArray[np.float32], queries: NDArray[np.float32], k: int, metric: str
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]: ...
+def site_knn(
+    site: SiteArray,
+    layer: int,
+    queries: NDArray[np.float32],
+    k: int,
+    metric: str,
+    *,
+    memory_bytes: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]: ...
+def moments(x: NDArray[np.float32], covariance: bool, ddof: int) -> dict[str, Any]: ...
+def site_moments(
+    site: SiteArray, layer: int, covariance: bool, ddof: int, *, memory_bytes: int
+) -> dict[str, Any]: ...
+def pca(
+    covariance: NDArray[np.float64], n_component: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]: ...

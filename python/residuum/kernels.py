@@ -13,8 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from residuum import _residuum
 from residuum.errors import ArgumentError
+from residuum.store import SiteArray
 
 Floats = NDArray[np.float32]
+
+MEMORY = 512 << 20
+"""Bytes that the kernels over a site use at most, unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +214,261 @@ def matmul(a: ArrayLike, b: ArrayLike) -> Floats:
     out = np.empty((m, n), np.float32)
     _residuum.matmul(left, right, out, transposed_a=transposed_a, transposed_b=transposed_b)
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class Kmeans:
+    """Clusters of rows.
+
+    Attributes:
+        centres: float32 `[cluster, d]`.
+        labels: int32 `[row]`, the nearest centre; -1 for rows with NaN or infinity.
+        distances: float32 `[row]`, to that centre; NaN where there is none.
+        inertia: sum of squared distances.
+        n_iteration: moves of the centres in the run that was kept.
+        n_sample: rows behind the centres.
+    """
+
+    centres: Floats
+    labels: NDArray[np.int32]
+    distances: Floats
+    inertia: float
+    n_iteration: int
+    n_sample: int
+
+
+def kmeans(
+    x: ArrayLike,
+    k: int,
+    *,
+    seed: int = 0,
+    restarts: int = 4,
+    max_iterations: int = 100,
+    tolerance: float = 1e-4,
+) -> Kmeans:
+    """Cluster rows `[row, d]` by Lloyd's algorithm from k-means++ starts.
+
+    Args:
+        x: `[row, d]`.
+        k: number of clusters.
+        seed: the same seed gives the same clusters.
+        restarts: runs from different starts, of which the one with the least inertia is kept.
+        max_iterations: moves of the centres in one run, at most.
+        tolerance: a run ends when the squared move of the centres is below this share of the mean
+            variance of the features.
+
+    Raises:
+        ArgumentError: fewer finite rows than clusters.
+    """
+    settings = {"seed": seed, "n_init": restarts, "max_iter": max_iterations, "tol": tolerance}
+    return _kmeans(_residuum.kmeans(_floats("x", x, 2), k, **settings))
+
+
+def site_kmeans(
+    site: SiteArray,
+    layer: int | None,
+    k: int,
+    *,
+    seed: int = 0,
+    restarts: int = 4,
+    max_iterations: int = 100,
+    tolerance: float = 1e-4,
+    memory_bytes: int = MEMORY,
+) -> Kmeans:
+    """Cluster all rows of one layer of a site; heads are part of the row.
+
+    Where the rows exceed the budget, the centres come from evenly spaced rows that fit
+    (`n_sample`); labels and distances are always those of all rows.
+
+    Raises:
+        SiteError: the layer was not captured.
+        ArgumentError: fewer finite rows than clusters, or a budget below one row.
+    """
+    settings = {"seed": seed, "n_init": restarts, "max_iter": max_iterations, "tol": tolerance}
+    core = site.core
+    return _kmeans(
+        _residuum.site_kmeans(core, layer or 0, k, memory_bytes=memory_bytes, **settings)
+    )
+
+
+def _kmeans(found: dict[str, Any]) -> Kmeans:
+    # The core's "no cluster" is the largest uint32, which is -1 in the same bits.
+    return Kmeans(**{**found, "labels": found["labels"].view(np.int32)})
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The nearest rows of each query, best first.
+
+    Attributes:
+        rows: int64 `[query, k]`; -1 where fewer rows could be compared.
+        scores: float32 `[query, k]`: cosine, inner product or distance; NaN where there is no row.
+    """
+
+    rows: NDArray[np.int64]
+    scores: Floats
+
+
+def knn(x: ArrayLike, queries: ArrayLike, k: int, *, metric: str = "cosine") -> Neighbours:
+    """Find the rows of `x [row, d]` nearest to each of `queries [query, d]`, exactly.
+
+    Args:
+        x: `[row, d]`.
+        queries: `[query, d]`.
+        k: length of each list.
+        metric: "cosine" or "dot" (larger is nearer), or "l2" (smaller is nearer).
+
+    Raises:
+        ArgumentError: axes that do not fit, or an unknown metric.
+    """
+    rows, asked = _floats("x", x, 2), _floats("queries", queries, 2)
+    _same_axis("d", ("x", rows.shape[1]), ("queries", asked.shape[1]))
+    return _neighbours(*_residuum.knn(rows, asked, k, metric))
+
+
+def site_knn(
+    site: SiteArray,
+    layer: int | None,
+    queries: ArrayLike,
+    k: int,
+    *,
+    metric: str = "cosine",
+    memory_bytes: int = MEMORY,
+) -> Neighbours:
+    """Find the rows of one layer nearest to `queries [query, d]`; heads are part of the row.
+
+    Raises:
+        SiteError: the layer was not captured.
+        ArgumentError: axes that do not fit, an unknown metric, or a budget below one row.
+    """
+    asked = _floats("queries", queries, 2)
+    _same_axis("d", (site.name, site.row_len), ("queries", asked.shape[1]))
+    found = _residuum.site_knn(site.core, layer or 0, asked, k, metric, memory_bytes=memory_bytes)
+    return _neighbours(*found)
+
+
+def _neighbours(rows: NDArray[np.uint64], scores: Floats) -> Neighbours:
+    # The core's "no row" is the largest uint64, which is -1 in the same bits.
+    return Neighbours(rows.view(np.int64), scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and variance of every feature.
+
+    Attributes:
+        count: rows taken in.
+        skipped: rows left out because of NaN or infinity.
+        mean: float64 `[d]`.
+        variance: float64 `[d]`.
+        covariance: float64 `[d, d]`, where asked for.
+    """
+
+    count: int
+    skipped: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    covariance: NDArray[np.float64] | None
+
+
+def moments(x: ArrayLike, *, covariance: bool = False, ddof: int = 0) -> Moments:
+    """Mean, variance and covariance of rows `[row, d]`, shifted, in float64.
+
+    Args:
+        x: `[row, d]`.
+        covariance: whether to keep it, `d * d` numbers.
+        ddof: what is subtracted from the count in the divisor.
+    """
+    return Moments(**_residuum.moments(_floats("x", x, 2), covariance, ddof))
+
+
+def site_moments(
+    site: SiteArray,
+    layer: int | None,
+    *,
+    covariance: bool = False,
+    ddof: int = 0,
+    memory_bytes: int = MEMORY,
+) -> Moments:
+    """Moments of all rows of one layer of a site; heads are part of the row.
+
+    Raises:
+        SiteError: the layer was not captured.
+        ArgumentError: a budget below one row.
+    """
+    found = _residuum.site_moments(
+        site.core, layer or 0, covariance, ddof, memory_bytes=memory_bytes
+    )
+    return Moments(**found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pca:
+    """Principal components.
+
+    Attributes:
+        variances: float64 `[component]`, largest first.
+        components: float64 `[component, d]`, unit vectors, the largest entry of each positive.
+        total: sum of all variances.
+    """
+
+    variances: NDArray[np.float64]
+    components: NDArray[np.float64]
+    total: float
+
+
+def pca(covariance: ArrayLike, n_component: int) -> Pca:
+    """Principal components of a covariance `[d, d]`, as `moments` gives it.
+
+    Raises:
+        ArgumentError: it is not square or not finite, or has fewer features than components.
+    """
+    array: NDArray[np.float64] = np.ascontiguousarray(covariance, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] != array.shape[1]:
+        message = f"`covariance` is {list(array.shape)}, but must be [d, d]"
+        raise ArgumentError(message)
+    return Pca(*_residuum.pca(array, n_component))
+
+
+class AttentionRoles:
+    """What heads look at, summed over the examples that were pushed.
+
+    Roles: `previous_token`, `first_token`, `current_token`, `duplicate_token`, `induction` and
+    `marked` are shares of attention; `entropy` is that of the distribution over keys, in nats.
+    """
+
+    def __init__(self, n_head: int) -> None:
+        """Start with nothing seen."""
+        self._core = _residuum.AttentionRoles(n_head)
+
+    def push(
+        self,
+        pattern: ArrayLike,
+        positions: ArrayLike,
+        token_ids: ArrayLike,
+        marked: ArrayLike | None = None,
+    ) -> None:
+        """Add one example.
+
+        Args:
+            pattern: `[query, head, key]`; keys beyond the example are not read.
+            positions: integers `[query]`, the stored queries' positions in the example.
+            token_ids: integers `[token]`, of all tokens of the example.
+            marked: booleans `[token]`, keys that count for the role `marked`.
+
+        Raises:
+            ArgumentError: axes that do not fit, or a position outside the example.
+        """
+        self._core.push(
+            _floats("pattern", pattern, 3),
+            _integers("positions", positions).astype(np.int64),
+            _integers("token_ids", token_ids),
+            None if marked is None else np.ascontiguousarray(marked, dtype=bool),
+        )
+
+    def means(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.uint64]]]:
+        """By role: the mean over queries `[head]`, NaN without any, and their number `[head]`."""
+        return self._core.means()
 
 
 def _floats(name: str, values: ArrayLike, n_axis: int) -> Floats:

@@ -72,8 +72,7 @@ def capture(
         out: folder of the store.
         sites: what to keep, by the names of `residuum.sites.Site`.
         layers: of which blocks: numbers or text such as `"0:12"`; all by default.
-        positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that
-        holds a
+        positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that holds a
             list of booleans or positions for each text.
         dtype: `float32`, `float16` or `bfloat16`; what the model computes in by default.
         batch_tokens: padded tokens in a batch at most; 4096 by default.

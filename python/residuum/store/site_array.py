@@ -27,7 +27,7 @@ class SiteArray:
 
     def __init__(self, core: _residuum.SiteArray) -> None:
         """Wrap an array of the core; use `store["z"]` instead."""
-        self._core = core
+        self.core = core
         self.name: str = core.name
         self.axes: tuple[str, ...] = tuple(core.axes)
         self.layers: tuple[int, ...] = tuple(core.layers)
@@ -38,7 +38,7 @@ class SiteArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes. The layer axis has the model's length, captured or not."""
-        return tuple(self._core.shape)
+        return tuple(self.core.shape)
 
     @property
     def n_row(self) -> int:
@@ -48,7 +48,7 @@ class SiteArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that."""
-        return BFLOAT16 if self._core.dtype == "bfloat16" else np.dtype(self._core.dtype)
+        return BFLOAT16 if self.core.dtype == "bfloat16" else np.dtype(self.core.dtype)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -244,12 +244,12 @@ class SiteArray:
         head_list = None if heads is None or heads.is_whole(self.row_shape[0]) else heads.tolist()
         wide = np.dtype(np.int32 if self.dtype == np.int32 else np.float32)
         if out.dtype == self.dtype and out.dtype.itemsize == 2:
-            self._core.read_into(out.view(np.uint16), rows.index, layer_list, head_list)
+            self.core.read_into(out.view(np.uint16), rows.index, layer_list, head_list)
         elif out.dtype == wide:
-            self._core.read_into(out, rows.index, layer_list, head_list)
+            self.core.read_into(out, rows.index, layer_list, head_list)
         else:
             widened: NDArray[Any] = np.empty(out.shape, wide)
-            self._core.read_into(widened, rows.index, layer_list, head_list)
+            self.core.read_into(widened, rows.index, layer_list, head_list)
             out[...] = widened
 
 

@@ -11,13 +11,17 @@
 //! ```
 
 mod array;
+mod attention_roles;
 mod attribution;
 mod call;
 mod error;
 mod json;
+mod kmeans;
+mod knn;
 mod lens;
 mod matmul;
 mod matrix;
+mod moments;
 mod norm;
 mod spec;
 mod store;
@@ -32,11 +36,19 @@ mod _residuum {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::attention_roles::AttentionRoles;
+    #[pymodule_export]
     use crate::attribution::attribution;
+    #[pymodule_export]
+    use crate::kmeans::{kmeans, site_kmeans};
+    #[pymodule_export]
+    use crate::knn::{knn, site_knn};
     #[pymodule_export]
     use crate::lens::lens;
     #[pymodule_export]
     use crate::matmul::matmul;
+    #[pymodule_export]
+    use crate::moments::{moments, pca, site_moments};
     #[pymodule_export]
     use crate::norm::Norm;
     #[pymodule_export]

@@ -53,3 +53,8 @@ pub(crate) fn matrix<'a>(
 fn not_contiguous(py: Python<'_>) -> PyErr {
     argument(py, "an array is not C-contiguous")
 }
+
+/// The length of the last axis.
+pub(crate) fn width(array: &Floats<'_>) -> usize {
+    array.shape().last().copied().unwrap_or(0)
+}

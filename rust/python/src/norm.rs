@@ -10,7 +10,7 @@ use residuum_core::kernels::{
 use crate::{
     call::detached,
     error::to_python,
-    matrix::{Floats, FloatsOut, optional, slice, slice_mut},
+    matrix::{Floats, FloatsOut, optional, slice, slice_mut, width},
 };
 
 /// A normalisation with its trained gain and shift.
@@ -65,9 +65,4 @@ impl Norm {
         let directions = folded.directions.into_pyarray(py).reshape([d_model, n])?;
         Ok((directions, folded.constant.into_pyarray(py)))
     }
-}
-
-/// The length of the last axis.
-fn width(array: &Floats<'_>) -> usize {
-    array.shape().last().copied().unwrap_or(0)
 }

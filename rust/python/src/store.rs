@@ -155,6 +155,11 @@ impl SiteArray {
 }
 
 impl SiteArray {
+    /// The core's array, for kernels that stream it.
+    pub(crate) fn core(&self) -> &CoreArray {
+        &self.core
+    }
+
     fn fill<T: Element>(
         &self,
         py: Python<'_>,

@@ -11,7 +11,7 @@ use crate::call::detached;
 
 /// What was read (`commit`, `files`, `chunks`, `bytes`) and `problems` as (file, what) pairs.
 #[pyfunction]
-pub(crate) fn verify<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
     let report = detached(py, || residuum_core::verify(&path))?;
     let problems = PyList::empty(py);
     for problem in &report.problems {

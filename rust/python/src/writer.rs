@@ -18,6 +18,9 @@ use crate::{
     spec::ArraySpec,
 };
 
+/// (array, layer, NaN values, infinite values).
+type Counted = (String, Option<usize>, u64, u64);
+
 /// Writes rows of a store's arrays on its own threads within a memory budget.
 #[pyclass(frozen, module = "residuum._residuum")]
 pub(crate) struct Writer {
@@ -121,7 +124,7 @@ impl Writer {
     }
 
     /// (array, layer, NaN values, infinite values) wherever there were any.
-    fn nonfinite(&self, py: Python<'_>) -> PyResult<Vec<(String, Option<usize>, u64, u64)>> {
+    fn nonfinite(&self, py: Python<'_>) -> PyResult<Vec<Counted>> {
         let found = self.get(py)?.nonfinite();
         Ok(found.into_iter().map(|f| (f.array, f.layer, f.nan, f.inf)).collect())
     }
