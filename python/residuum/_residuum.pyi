@@ -7,7 +7,26 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__: list[str]
+__all__ = [
+    "ArraySpec",
+    "AttentionRoles",
+    "Norm",
+    "SiteArray",
+    "Store",
+    "Writer",
+    "__version__",
+    "attribution",
+    "kmeans",
+    "knn",
+    "lens",
+    "matmul",
+    "moments",
+    "pca",
+    "site_kmeans",
+    "site_knn",
+    "site_moments",
+    "verify",
+]
 __version__: str
 
 @final

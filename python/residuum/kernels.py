@@ -260,8 +260,15 @@ def kmeans(
     Raises:
         ArgumentError: fewer finite rows than clusters.
     """
-    settings = {"seed": seed, "n_init": restarts, "max_iter": max_iterations, "tol": tolerance}
-    return _kmeans(_residuum.kmeans(_floats("x", x, 2), k, **settings))
+    found = _residuum.kmeans(
+        _floats("x", x, 2),
+        k,
+        seed=seed,
+        n_init=restarts,
+        max_iter=max_iterations,
+        tol=tolerance,
+    )
+    return _kmeans(found)
 
 
 def site_kmeans(
@@ -284,11 +291,17 @@ def site_kmeans(
         SiteError: the layer was not captured.
         ArgumentError: fewer finite rows than clusters, or a budget below one row.
     """
-    settings = {"seed": seed, "n_init": restarts, "max_iter": max_iterations, "tol": tolerance}
-    core = site.core
-    return _kmeans(
-        _residuum.site_kmeans(core, layer or 0, k, memory_bytes=memory_bytes, **settings)
+    found = _residuum.site_kmeans(
+        site.core,
+        layer or 0,
+        k,
+        seed=seed,
+        n_init=restarts,
+        max_iter=max_iterations,
+        tol=tolerance,
+        memory_bytes=memory_bytes,
     )
+    return _kmeans(found)
 
 
 def _kmeans(found: dict[str, Any]) -> Kmeans:
