@@ -169,3 +169,18 @@ def test_asking_needs_no_torch(run):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_capturing_without_torch_names_the_extra(tmp_path):
+    (tmp_path / "in.txt").write_text("a dog")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from residuum.cli import run_command\n"
+        f"arguments = ['capture', 'model', {str(tmp_path / 'in.txt')!r}, '-o', "
+        f"{str(tmp_path / 'run')!r}, '--site', 'z']\n"
+        "sys.exit(run_command(arguments))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "residuum[capture]" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -80,9 +80,9 @@ def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noq
     MODEL is a folder or a name on the Hugging Face hub. INPUT is a .txt file (one input a line),
     .jsonl, .csv, .parquet or a folder of images.
     """
-    from residuum.capture.run import capture as run_capture
+    import residuum
 
-    store = run_capture(model, inputs, out, **options)
+    store = residuum.capture(model, inputs, out, **options)
     click.echo(
         f"{out}: {store.n_example} examples, {len(store.sites)} sites. "
         f"Next: residuum info {_quoted(out)}",
