@@ -51,8 +51,10 @@ def uv() -> str:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the programs of an environment with the core dependencies alone."""
     environment = tmp_path_factory.mktemp("bare") / "env"
+    sync = [uv(), "sync", "--quiet", "--locked", "--no-default-groups", "--no-editable"]
     subprocess.run(
-        [uv(), "sync", "--quiet", "--locked", "--no-default-groups", "--no-editable"],
+        # uv would take a wheel that it built before the Python files changed.
+        [*sync, "--reinstall-package", "residuum"],
         cwd=ROOT,
         env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment), "VIRTUAL_ENV": ""},
         check=True,
