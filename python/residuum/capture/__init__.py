@@ -16,10 +16,6 @@ _EXTRA = frozenset({"torch", "transformers", "PIL"})
 """What the extra `capture` installs."""
 
 
-_EXTRA = ("torch", "transformers", "PIL")
-"""What the extra `capture` adds."""
-
-
 class _CallableModule(ModuleType):
     """So that `residuum.capture(...)` works also after `import residuum.capture.run`."""
 
