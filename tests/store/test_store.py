@@ -146,7 +146,7 @@ class Balanced(html.parser.HTMLParser):
         super().__init__()
         self.open, self.tags, self.text = [], [], ""
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag, attrs):  # noqa: ARG002  the base calls it so
         self.tags.append(tag)
         if tag != "br":
             self.open.append(tag)
@@ -228,7 +228,7 @@ def test_a_writer_refuses_what_does_not_fit(tmp_path, own):
             writer.write("q", 0, arrays["z"][:, 0], run)
         with pytest.raises(ArgumentError, match="values are int64"):
             writer.write("embed", None, np.zeros((37, 11), np.int64), run)
-        with pytest.raises(ArgumentError, match="35 .*z|z.* 35|axis"):
+        with pytest.raises(ArgumentError, match="`activations/z` is 11 long but must be 35"):
             writer.write("z", 0, arrays["embed"], run)
         with pytest.raises(ArgumentError, match="the number 1, expected 0"):
             writer.add_examples(made.examples().slice(1))
