@@ -74,7 +74,7 @@ def lens(
         bias: `[d_vocab]`.
         reference: `[row, d_model]`, normed rows to compare with; `x` itself costs nothing more.
         targets: integers `[row]`, negative for none.
-        k: length of the top lists, at most d_vocab.
+        k: length of the top lists; d_vocab if that is less.
         logit_scale: factor on the logits.
         softcap: `softcap * tanh(logit / softcap)` where given.
 
@@ -83,13 +83,17 @@ def lens(
     """
     rows = _floats("x", x, 2)
     weight, transposed = _matrix("w_u", w_u)
-    same = reference is x
+    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
+    compared = rows if reference is x else _optional("reference", reference, 2)
+    _same_axis("d_model", ("x", rows.shape[1]), d_model)
+    if compared is not None:
+        _same_axis("d_model", ("reference", compared.shape[1]), d_model)
     found = _residuum.lens(
         rows,
         weight,
         transposed=transposed,
         bias=_optional("bias", bias, 1),
-        reference=rows if same else _optional("reference", reference, 2),
+        reference=compared,
         targets=None if targets is None else _integers("targets", targets),
         k=k,
         logit_scale=logit_scale,
@@ -314,7 +318,8 @@ class Neighbours:
     """The nearest rows of each query, best first.
 
     Attributes:
-        rows: int64 `[query, k]`; -1 where fewer rows could be compared.
+        rows: int64 `[query, k]`, with k no more than there are rows; -1 where NaN or infinity left
+            fewer to compare.
         scores: float32 `[query, k]`: cosine, inner product or distance; NaN where there is no row.
     """
 
@@ -328,7 +333,7 @@ def knn(x: ArrayLike, queries: ArrayLike, k: int, *, metric: str = "cosine") -> 
     Args:
         x: `[row, d]`.
         queries: `[query, d]`.
-        k: length of each list.
+        k: length of each list; the number of rows if that is less.
         metric: "cosine" or "dot" (larger is nearer), or "l2" (smaller is nearer).
 
     Raises:
@@ -440,6 +445,9 @@ def pca(covariance: ArrayLike, n_component: int) -> Pca:
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         message = f"`covariance` is {list(array.shape)}, but must be [d, d]"
         raise ArgumentError(message)
+    if n_component > array.shape[0]:
+        message = f"{n_component} components were asked of {array.shape[0]} features"
+        raise ArgumentError(message)
     return Pca(*_residuum.pca(array, n_component))
 
 
@@ -448,10 +456,12 @@ class AttentionRoles:
 
     Roles: `previous_token`, `first_token`, `current_token`, `duplicate_token`, `induction` and
     `marked` are shares of attention; `entropy` is that of the distribution over keys, in nats.
+    Queries at position 0 are left out: under a causal mask they can see only themselves.
     """
 
     def __init__(self, n_head: int) -> None:
         """Start with nothing seen."""
+        self._n_head = n_head
         self._core = _residuum.AttentionRoles(n_head)
 
     def push(
@@ -472,9 +482,12 @@ class AttentionRoles:
         Raises:
             ArgumentError: axes that do not fit, or a position outside the example.
         """
+        shares, places = _floats("pattern", pattern, 3), _integers("positions", positions)
+        _same_axis("query", ("pattern", shares.shape[0]), ("positions", places.size))
+        _same_axis("head", ("pattern", shares.shape[1]), ("the roles", self._n_head))
         self._core.push(
-            _floats("pattern", pattern, 3),
-            _integers("positions", positions).astype(np.int64),
+            shares,
+            places.astype(np.int64),
             _integers("token_ids", token_ids),
             None if marked is None else np.ascontiguousarray(marked, dtype=bool),
         )

@@ -1,0 +1,321 @@
+"""The doors of `residuum.kernels` against the definitions in numpy and float64."""
+
+import numpy as np
+import pytest
+from store import made
+
+from residuum import kernels
+from residuum.errors import ArgumentError, SiteError
+from residuum.store import Store
+
+N_ROW, D, D_VOCAB, N_HEAD, D_HEAD = 23, 11, 29, 5, 7
+# float32 sums of at most 35 products of numbers below 10.
+CLOSE = {"rtol": 2e-5, "atol": 1e-4}
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def log_softmax(logits):
+    top = logits.max(-1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_lens_is_statistics_of_log_softmax(transposed, softcap):
+    x, bias, reference = draw(N_ROW, D), draw(D_VOCAB, seed=2), draw(N_ROW, D, seed=3)
+    w_u = draw(D_VOCAB, D, seed=1).T if transposed else draw(D, D_VOCAB, seed=1)
+    targets = np.arange(N_ROW) % D_VOCAB
+    targets[4] = -1
+
+    def logits(rows):
+        found = (rows.astype(np.float64) @ w_u + bias) * 0.5
+        return found if softcap is None else softcap * np.tanh(found / softcap)
+
+    got = kernels.lens(
+        x,
+        w_u,
+        bias=bias,
+        reference=reference,
+        targets=targets,
+        k=4,
+        logit_scale=0.5,
+        softcap=softcap,
+    )
+    want, logprob, other = logits(x), log_softmax(logits(x)), log_softmax(logits(reference))
+    order = np.argsort(-want, axis=-1, kind="stable")[:, :4]
+    np.testing.assert_array_equal(got.top_ids, order)
+    assert got.top_ids.dtype == np.uint32
+    np.testing.assert_allclose(got.top_logits, np.take_along_axis(want, order, 1), **CLOSE)
+    np.testing.assert_allclose(got.top_logprobs, np.take_along_axis(logprob, order, 1), **CLOSE)
+    np.testing.assert_allclose(got.lse, (want - logprob)[:, 0], **CLOSE)
+    np.testing.assert_allclose(got.entropy, -(np.exp(logprob) * logprob).sum(-1), **CLOSE)
+    divergence = (np.exp(other) * (other - logprob)).sum(-1)
+    np.testing.assert_allclose(got.kl_to_reference, divergence, **CLOSE)
+    row = np.delete(np.arange(N_ROW), 4)
+    place = (row, targets[row])
+    np.testing.assert_allclose(got.target_logit[row], want[place], **CLOSE)
+    np.testing.assert_allclose(got.target_logprob[row], logprob[place], **CLOSE)
+    rank = (want[row] > want[place][:, None]).sum(-1)
+    np.testing.assert_array_equal(got.target_rank[row], rank)
+    assert np.isnan(got.target_logit[4])
+    assert np.isnan(got.target_logprob[4])
+    assert got.target_rank[4] == kernels.NO_TOKEN
+
+
+def test_lens_without_extras_leaves_them_empty():
+    x = draw(N_ROW, D)
+    got = kernels.lens(x, draw(D, D_VOCAB), k=1)
+    assert got.kl_to_reference.size == got.target_logit.size == got.target_rank.size == 0
+    same = kernels.lens(x, draw(D, D_VOCAB), reference=x)
+    np.testing.assert_allclose(same.kl_to_reference, 0, atol=1e-6)
+    assert kernels.lens(x[:0], draw(D, D_VOCAB)).top_ids.shape == (0, 5)
+    assert kernels.lens(x, draw(D, 3), k=5).top_ids.shape == (N_ROW, 3)
+
+
+def test_lens_keeps_a_nan_in_its_row():
+    x = draw(N_ROW, D)
+    clean = kernels.lens(x, draw(D, D_VOCAB))
+    x[3, 2] = np.nan
+    got = kernels.lens(x, draw(D, D_VOCAB))
+    assert np.isnan(got.entropy[3])
+    rest = np.arange(N_ROW) != 3
+    np.testing.assert_array_equal(got.top_logits[rest], clean.top_logits[rest])
+
+
+def test_lens_refuses_what_does_not_fit():
+    x, w_u = draw(N_ROW, D), draw(D, D_VOCAB)
+    for arguments, message in (
+        ({"targets": np.full(N_ROW, D_VOCAB)}, str(D_VOCAB)),
+        ({"targets": np.zeros(N_ROW - 1, int)}, str(N_ROW - 1)),
+        ({"targets": np.zeros(N_ROW)}, "must be integers"),
+        ({"bias": w_u}, "`bias` has 2 axes"),
+        ({"bias": draw(D)}, "d_vocab"),
+        ({"reference": x[1:]}, "row"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            kernels.lens(x, w_u, **arguments)
+    # Some have as many numbers as rows of another length: they must not be cut anew.
+    for rows, weight, other in (
+        (x, w_u[1:], None),
+        (draw(4, 10), draw(5, D_VOCAB), None),
+        (draw(2, 10), draw(10, D_VOCAB), draw(4, 5)),
+        (draw(4, 10), draw(D_VOCAB, 5).T, None),
+    ):
+        with pytest.raises(ArgumentError, match=r"axis `d_model` is .* but .* in w_u"):
+            kernels.lens(rows, weight, reference=other)
+    with pytest.raises(ArgumentError, match="`x` has 1 axes"):
+        kernels.lens(x[0], w_u)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_norms_are_their_definitions(dtype):
+    x, weight, bias = draw(N_ROW, D).astype(dtype), draw(D, seed=1), draw(D, seed=2)
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(-1, keepdims=True)
+    divisor = np.sqrt((centred**2).mean(-1) + 1e-3)
+    want = centred / divisor[:, None] * weight + bias
+    got = kernels.layer_norm(x, weight, bias, eps=1e-3)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, **CLOSE)
+    norm = kernels.Norm("layer_norm", 1e-3, 0.0, weight, bias)
+    np.testing.assert_allclose(norm.scale(x), divisor, **CLOSE)
+    root = np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(
+        kernels.rms_norm(x, weight, eps=1e-3, offset=1.0), wide / root * (1 + weight), **CLOSE
+    )
+    np.testing.assert_allclose(kernels.rms_norm(x, eps=1e-3, offset=1.0), wide / root, **CLOSE)
+    np.testing.assert_array_equal(kernels.Norm("none").apply(x), x.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "rms_norm", "none"])
+def test_folded_directions_see_through_the_norm(kind):
+    x, directions = draw(N_ROW, D), draw(D, 3, seed=4)
+    norm = kernels.Norm(kind, 1e-5, 0.0, draw(D, seed=1), draw(D, seed=2))
+    folded, constant = norm.fold(directions)
+    got = x @ folded / norm.scale(x)[:, None] + constant
+    np.testing.assert_allclose(got, norm.apply(x) @ directions, **CLOSE)
+
+
+def test_norms_refuse_what_does_not_fit():
+    with pytest.raises(ArgumentError, match="batch_norm"):
+        kernels.Norm("batch_norm").apply(draw(2, D))
+    with pytest.raises(ArgumentError, match="d_model"):
+        kernels.layer_norm(draw(2, D), draw(D - 1), eps=0.1)
+
+
+def test_attribution_is_heads_times_weights_times_directions():
+    z, w_o = draw(N_ROW, N_HEAD, D_HEAD), draw(N_HEAD, D_HEAD, D, seed=1)
+    directions, scale = draw(D, 3, seed=2), 1 + draw(N_ROW, seed=3) ** 2
+    want = np.einsum("rhd,hdm,mk->rhk", z.astype(np.float64), w_o, directions)
+    np.testing.assert_allclose(kernels.attribution(z, w_o, directions), want, **CLOSE)
+    got = kernels.attribution(z[:, ::-1], w_o[::-1], directions, scale=scale)
+    assert got.shape == (N_ROW, N_HEAD, 3)
+    np.testing.assert_allclose(got, want[:, ::-1] / scale[:, None, None], **CLOSE)
+    for axis, arguments in (
+        ("head", (z[:, 1:], w_o, directions)),
+        ("d_head", (z[..., 1:], w_o, directions)),
+        ("d_model", (z, w_o, directions[1:])),
+    ):
+        with pytest.raises(ArgumentError, match=f"axis `{axis}` is "):
+            kernels.attribution(*arguments)
+    with pytest.raises(ArgumentError, match="row"):
+        kernels.attribution(z, w_o, directions, scale=scale[1:])
+
+
+def test_matmul_reads_every_layout():
+    a, b = draw(N_ROW, D), draw(D, 6, seed=1)
+    want = a.astype(np.float64) @ b
+    for left in (a, a.T.copy().T, np.repeat(a, 2, 1)[:, ::2]):
+        for right in (b, b.T.copy().T, b.astype(np.float64)):
+            np.testing.assert_allclose(kernels.matmul(left, right), want, **CLOSE)
+    assert kernels.matmul(a[:0], b).shape == (0, 6)
+    with pytest.raises(ArgumentError, match=f"{D}.*{D - 1}|{D - 1}.*{D}"):
+        kernels.matmul(a, b[1:])
+
+
+def test_kmeans_finds_clusters_that_are_far_apart():
+    centres = 50 * draw(4, D, seed=1)
+    which = np.arange(60) % 4
+    x = centres[which] + draw(60, D)
+    x[7, 3] = np.nan
+    got = kernels.kmeans(x, 4, seed=2)
+    assert got.labels.dtype == np.int32
+    assert got.labels[7] == -1
+    assert np.isnan(got.distances[7])
+    finite = np.arange(60) != 7
+    pairs = set(zip(which[finite].tolist(), got.labels[finite].tolist(), strict=True))
+    assert len(pairs) == 4
+    for cluster in range(4):
+        mean = x[got.labels == cluster].astype(np.float64).mean(0)
+        # Means of 15 numbers up to 200 in float32.
+        np.testing.assert_allclose(got.centres[cluster], mean, rtol=1e-5, atol=1e-4)
+    distance = np.linalg.norm(x - got.centres[got.labels], axis=1)[finite]
+    np.testing.assert_allclose(got.distances[finite], distance, rtol=1e-3)
+    np.testing.assert_allclose(got.inertia, (distance**2).sum(), rtol=1e-3)
+    again = kernels.kmeans(x, 4, seed=2)
+    np.testing.assert_array_equal(again.centres, got.centres)
+    with pytest.raises(ArgumentError, match="59"):
+        kernels.kmeans(x, 60)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_knn_is_a_sort_of_all_rows(metric):
+    x, queries = draw(N_ROW, D), draw(4, D, seed=1)
+    wide, asked = x.astype(np.float64), queries.astype(np.float64)
+    dot = asked @ wide.T
+    norms = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(wide, axis=1)
+    distance = np.linalg.norm(asked[:, None] - wide, axis=2)
+    score = {"cosine": dot / norms, "dot": dot, "l2": distance}[metric]
+    order = np.argsort(score if metric == "l2" else -score, axis=1)[:, :6]
+    got = kernels.knn(x, queries, 6, metric=metric)
+    assert got.rows.dtype == np.int64
+    np.testing.assert_array_equal(got.rows, order)
+    np.testing.assert_allclose(got.scores, np.take_along_axis(score, order, 1), **CLOSE)
+
+
+def test_knn_says_where_there_is_no_row():
+    x = draw(3, D)
+    x[1, 4] = np.nan
+    got = kernels.knn(x, x[:1], 5)
+    assert got.rows.tolist() == [[0, 2, -1]]
+    assert np.isnan(got.scores[0, 2])
+    with pytest.raises(ArgumentError, match="axis `d` is 11 in x but 10 in queries"):
+        kernels.knn(draw(2, D), draw(1, D - 1), 1)
+    with pytest.raises(ArgumentError, match="hamming"):
+        kernels.knn(draw(2, D), draw(1, D), 1, metric="hamming")
+
+
+def test_moments_and_components_are_those_of_numpy():
+    # Far from zero, where sums that are not shifted lose all digits.
+    x = 1000 + draw(N_ROW, D)
+    x[5, 0] = np.inf
+    got = kernels.moments(x, covariance=True, ddof=1)
+    wide = np.delete(x, 5, 0).astype(np.float64)
+    assert (got.count, got.skipped) == (N_ROW - 1, 1)
+    np.testing.assert_allclose(got.mean, wide.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(got.covariance, np.cov(wide.T), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got.variance, wide.var(0, ddof=1), rtol=1e-5)
+    assert kernels.moments(x).covariance is None
+    pca = kernels.pca(got.covariance, 4)
+    values, vectors = np.linalg.eigh(got.covariance)
+    np.testing.assert_allclose(pca.variances, values[::-1][:4], rtol=1e-9)
+    np.testing.assert_allclose(pca.total, values.sum(), rtol=1e-9)
+    overlap = np.abs((pca.components * vectors.T[::-1][:4]).sum(1))
+    np.testing.assert_allclose(overlap, 1, rtol=1e-9)
+    largest = np.abs(pca.components).argmax(1)
+    assert (pca.components[np.arange(4), largest] > 0).all()
+    with pytest.raises(ArgumentError, match=r"must be \[d, d\]"):
+        kernels.pca(got.covariance[1:], 2)
+    with pytest.raises(ArgumentError, match="12 components were asked of 11"):
+        kernels.pca(got.covariance, 12)
+
+
+def test_kernels_over_a_site_are_those_over_its_rows(tmp_path):
+    done = made.write(tmp_path / "run.residuum", "float16")
+    store = Store(done.path)
+    x = done.arrays["z"][:, 2].reshape(made.N_ROW, -1).astype(np.float32)
+    want, got = (
+        kernels.moments(x, covariance=True),
+        kernels.site_moments(store["z"], 2, covariance=True),
+    )
+    np.testing.assert_allclose(got.covariance, want.covariance, rtol=1e-9, atol=1e-12)
+    near = kernels.site_knn(store["z"], 2, x[[30, 4]], 3, metric="l2")
+    np.testing.assert_array_equal(near.rows, kernels.knn(x, x[[30, 4]], 3, metric="l2").rows)
+    assert near.rows[:, 0].tolist() == [30, 4]
+    clusters = kernels.site_kmeans(store["z"], 2, 3, seed=1)
+    assert clusters.n_sample == made.N_ROW
+    np.testing.assert_array_equal(clusters.labels, kernels.kmeans(x, 3, seed=1).labels)
+    with pytest.raises(SiteError, match="0, 2"):
+        kernels.site_moments(store["mlp_out"], 1)
+    with pytest.raises(ArgumentError, match="axis `d` is 35 in z but 34 in queries"):
+        kernels.site_knn(store["z"], 2, x[:1, 1:], 1)
+
+
+def test_attention_roles_are_shares_of_attention():
+    ids = np.array([3, 5, 3, 5, 0, 3])
+    n = len(ids)
+    pattern = np.tril(np.exp(draw(N_HEAD, n, n)))
+    pattern = (pattern / pattern.sum(-1, keepdims=True)).transpose(1, 0, 2).copy()
+    roles = kernels.AttentionRoles(N_HEAD)
+    roles.push(pattern, np.arange(n), ids, marked=ids == 5)
+    means = roles.means()
+
+    def naive(keys):
+        """The mean, over queries that have such keys, of the attention to them."""
+        shares = [pattern[q][:, keys(q)].sum(-1) for q in range(1, n) if keys(q)]
+        return np.mean(np.array(shares, np.float64), axis=0), len(shares)
+
+    wanted = {
+        "previous_token": lambda q: [q - 1],
+        "first_token": lambda _: [0],
+        "current_token": lambda q: [q],
+        "duplicate_token": lambda q: [k for k in range(q) if ids[k] == ids[q]],
+        "induction": lambda q: [k for k in range(1, q) if ids[k - 1] == ids[q]],
+    }
+    for role, keys in wanted.items():
+        mean, count = naive(keys)
+        np.testing.assert_array_equal(means[role][1], count, err_msg=role)
+        np.testing.assert_allclose(means[role][0], mean, rtol=1e-5, err_msg=role)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.nansum(pattern * np.log(pattern), axis=-1)[1:].mean(0)
+    marked = pattern[1:, :, ids == 5].sum(-1).mean(0)
+    np.testing.assert_allclose(means["marked"][0], marked, rtol=1e-5)
+    np.testing.assert_allclose(means["entropy"][0], entropy, rtol=1e-5)
+    assert set(means) == {*wanted, "marked", "entropy"}
+
+
+def test_attention_roles_refuse_what_does_not_fit():
+    roles = kernels.AttentionRoles(N_HEAD)
+    pattern, ids = np.ones((2, N_HEAD, 2)), np.array([1, 2])
+    with pytest.raises(ArgumentError, match="axis `head` is 10 in pattern but 5 in the roles"):
+        roles.push(np.ones((2, 2 * N_HEAD, 2)), [0, 1], ids)
+    with pytest.raises(ArgumentError, match="axis `query` is 2 in pattern but 1 in positions"):
+        roles.push(pattern, [0], ids)
+    with pytest.raises(ArgumentError, match="query 2 lies outside an example of 2 tokens"):
+        roles.push(pattern, [0, 2], ids)
+    with pytest.raises(ArgumentError, match="must be integers"):
+        roles.push(pattern, [0.0, 1.0], ids)
+    assert np.isnan(roles.means()["previous_token"][0]).all()
