@@ -342,3 +342,20 @@ fn a_missing_table_part_is_found() {
     fs::write(&part, b"PAR1 ... whatever ... ").unwrap();
     assert_eq!(problems(folder.path()).len(), 2);
 }
+
+#[test]
+fn statistics_that_lie_are_found_though_their_checksum_holds() {
+    let folder = full_store(Codec::None, 22);
+    let path = folder.path().join("statistics/resid_post/c/1/2/0/0");
+    let mut bytes = fs::read(&path).unwrap();
+    // The mean of the second shard's first chunk.
+    let place = 2 * 11 * 4;
+    bytes[place] ^= 1;
+    let end = bytes.len() - 4;
+    let crc = crc32c::crc32c(&bytes[..end]);
+    bytes[end..].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let found = problems(folder.path());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("statistics/resid_post/c/1/2") && found[0].contains("chunk 0"));
+}

@@ -9,7 +9,9 @@
 
 mod store_support;
 
-use residuum_core::{Codec, Dtype, Error, RowCounts, Rows, Run, Source, Store, Writer, verify};
+use residuum_core::{
+    ArraySpec, Codec, Dtype, Error, RowCounts, Rows, Run, Site, Source, Store, Writer, verify,
+};
 use store_support::{
     CHUNK_ROWS, D_HEAD, N_HEAD, N_ROW, OPTIONS, SHARD_ROWS, arrays, full_store, layers, request,
     root, row_values, write_all, write_rows,
@@ -251,4 +253,105 @@ fn nonfinite_values_are_counted() {
             ("activations/resid_post".to_owned(), Some(2), 1, 2)
         ]
     );
+}
+
+#[test]
+fn statistics_pass_over_what_is_not_finite() {
+    let folder = root();
+    let spec = arrays(Codec::None).swap_remove(3);
+    let row_len = spec.row_len();
+    let writer = Writer::create(folder.path(), vec![spec], OPTIONS).unwrap();
+    // Two chunks: feature 0 is never finite in the first, feature 1 only from its second row on.
+    let mut data: Vec<f32> = (0..8 * row_len).map(|i| i as f32).collect();
+    for row in 0..4 {
+        data[row * row_len] = [f32::NAN, f32::INFINITY][row % 2];
+    }
+    data[1] = f32::NEG_INFINITY;
+    let runs = [Run { src_row: 0, dst_row: 0, n: 8 }];
+    writer.write(0, 0, Source::F32(&data), row_len, &runs).unwrap();
+    // No array of this store has example rows; they are counted all the same.
+    let rows = RowCounts { token: 8, example: 2 };
+    let commit = writer.commit(residuum_core::CommitRequest { rows, ..request(0, true) }).unwrap();
+    assert_eq!(commit.physical_rows, rows);
+    let store = Store::open(folder.path()).unwrap();
+    let statistics = store.statistics("resid_final").unwrap().unwrap().read(0..2, 0).unwrap();
+    let at = |chunk: usize, statistic: usize, feature: usize| {
+        statistics[(chunk * 4 + statistic) * row_len + feature]
+    };
+    assert!((0..4).all(|statistic| at(0, statistic, 0).is_nan()));
+    // Feature 1 holds 12, 23, 34 in the first chunk.
+    assert_eq!((at(0, 0, 1), at(0, 1, 1), at(0, 2, 1), at(0, 3, 1)), (12.0, 34.0, 23.0, 242.0));
+    // Feature 0 holds 44, 55, 66, 77 in the second.
+    assert_eq!((at(1, 0, 0), at(1, 1, 0), at(1, 2, 0), at(1, 3, 0)), (44.0, 77.0, 60.5, 605.0));
+    assert!(verify(folder.path()).unwrap().problems.is_empty());
+}
+
+#[test]
+fn statistics_of_many_features_and_rows_are_those_of_a_plain_loop() {
+    // More features than a tile, more rows than a block, neither a multiple.
+    let (d, n_row) = (131, 37);
+    let spec =
+        ArraySpec::for_site(Site::ResidFinal, Dtype::F32, 1, &[], &[d], 64, Codec::None).unwrap();
+    let folder = root();
+    let writer = Writer::create(folder.path(), vec![spec], OPTIONS).unwrap();
+    let data: Vec<f32> = (0..n_row * d).map(|i| ((i * 7919) % 1009) as f32 + 4096.0).collect();
+    let runs = [Run { src_row: 0, dst_row: 0, n: n_row }];
+    writer.write(0, 0, Source::F32(&data), d, &runs).unwrap();
+    writer.commit(request(n_row, true)).unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let found = store.statistics("resid_final").unwrap().unwrap().read(0..1, 0).unwrap();
+    for f in 0..d {
+        let column: Vec<f64> = (0..n_row).map(|row| f64::from(data[row * d + f])).collect();
+        let mean = column.iter().sum::<f64>() / n_row as f64;
+        let m2: f64 = column.iter().map(|x| (x - mean).powi(2)).sum();
+        let relative = |found: f32, expected: f64| (f64::from(found) - expected).abs() / expected;
+        // Both sums are exact to 1e-12 here; what is left is the rounding to single precision.
+        assert!(relative(found[2 * d + f], mean) < 1e-7 && relative(found[3 * d + f], m2) < 1e-7);
+        assert_eq!(f64::from(found[f]), column.iter().copied().fold(f64::INFINITY, f64::min));
+        assert_eq!(f64::from(found[d + f]), column.iter().copied().fold(0.0, f64::max));
+    }
+}
+
+#[test]
+fn every_source_converts_as_its_definition_says() {
+    let values = [0.0, -0.0, 1.0, 1.0 / 3.0, -65504.0, 65520.0, 6e-8, 1e-30, f64::INFINITY, 3.0e38];
+    let n = values.len();
+    #[allow(clippy::cast_possible_truncation, reason = "rounding to single is the definition")]
+    let single: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+    let half_bits: Vec<u16> = single.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect();
+    let brain_bits: Vec<u16> = single.iter().map(|&v| half::bf16::from_f32(v).to_bits()).collect();
+    let wide_half: Vec<f32> = half_bits.iter().map(|&b| half::f16::from_bits(b).to_f32()).collect();
+    let wide_brain: Vec<f32> =
+        brain_bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect();
+    let sources = [
+        (Source::F32(&single), &single),
+        (Source::F64(&values), &single),
+        (Source::F16(&half_bits), &wide_half),
+        (Source::Bf16(&brain_bits), &wide_brain),
+    ];
+    for (dtype, narrow) in [
+        (Dtype::F32, (|v| v) as fn(f32) -> f32),
+        (Dtype::F16, |v| half::f16::from_f32(v).to_f32()),
+        (Dtype::Bf16, |v| half::bf16::from_f32(v).to_f32()),
+    ] {
+        for (source, wide) in &sources {
+            let spec =
+                ArraySpec::for_site(Site::ResidFinal, dtype, 1, &[], &[n], 4, Codec::None).unwrap();
+            let folder = root();
+            let writer = Writer::create(folder.path(), vec![spec], OPTIONS).unwrap();
+            writer.write(0, 0, *source, n, &[Run { src_row: 0, dst_row: 0, n: 1 }]).unwrap();
+            writer.commit(request(1, true)).unwrap();
+            let mut out = vec![0.0_f32; n];
+            let store = Store::open(folder.path()).unwrap();
+            store.site("resid_final").unwrap().read_block_f32(0..1, 0, &mut out).unwrap();
+            let expected: Vec<f32> = wide.iter().map(|&v| narrow(v)).collect();
+            assert_eq!(out, expected, "{dtype:?} from {}", source.name());
+        }
+    }
+    let spec = ArraySpec::for_target(4, Codec::None).unwrap();
+    let folder = root();
+    let writer = Writer::create(folder.path(), vec![spec], OPTIONS).unwrap();
+    let refused =
+        writer.write(0, 0, Source::F32(&[1.0]), 1, &[Run { src_row: 0, dst_row: 0, n: 1 }]);
+    assert!(matches!(refused, Err(Error::Dtype { .. })));
 }

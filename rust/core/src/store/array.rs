@@ -184,7 +184,7 @@ impl SiteArray {
         let shards: Vec<&mut [Segment<'_, T>]> = segments
             .chunk_by_mut(|a, b| a.layer == b.layer && a.row / shard_rows == b.row / shard_rows)
             .collect();
-        shards.into_par_iter().try_for_each(|segments| self.read_shard(&columns, segments))?;
+        each(shards, |segments| self.read_shard(&columns, segments))?;
         self.counters.add_rows(n * layer_keys.len());
         Ok(())
     }
@@ -307,7 +307,7 @@ impl SiteArray {
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&mut [Segment<'_, T>]> =
             segments.chunk_by_mut(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
-        chunks.into_par_iter().try_for_each(|segments| {
+        each(chunks, |segments| {
             let number = segments[0].row / chunk_rows % self.spec.shard_chunks();
             let Some(entry) = cached.index.entries[number] else {
                 return Err(Error::damaged(&path, format!("its index lacks chunk {number}")));
@@ -375,4 +375,13 @@ impl SiteArray {
             axes: self.spec.dimension_names.clone(),
         }
     }
+}
+
+/// Calls `work` for each item, in parallel where there are several: waking another thread for one item
+/// takes longer than reading a row.
+fn each<I: Send>(items: Vec<I>, work: impl Fn(I) -> Result<()> + Send + Sync) -> Result<()> {
+    if items.len() > 1 {
+        return items.into_par_iter().try_for_each(work);
+    }
+    items.into_iter().try_for_each(work)
 }
