@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from residuum import analyses as analyses
 from residuum import query as query
 from residuum._residuum import __version__
 from residuum.errors import ResiduumError

@@ -46,6 +46,16 @@ def test_a_folder_gives_its_own_weights(tmp_path, name, loaded_as):
     assert (loaded.facts["tokenizer_hash"] is None) == (name in KIND)
 
 
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_two_tower_checkpoint_projects_as_wide_as_it_says_itself(tmp_path, kind):
+    save("clip_vision_joint" if kind == "image" else "clip_text_gelu", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for tower in ("text_config", "vision_config"):
+        config[tower].pop("projection_dim", None)
+    edit_config(tmp_path, **config)
+    assert load_model(tmp_path, kind=kind, device="cpu").facts["d_embed"] == 11
+
+
 def test_facts_do_not_depend_on_where_the_folder_lies(tmp_path):
     facts = []
     for parent in ("here", "there"):

@@ -144,6 +144,18 @@ def test_report_is_one_file(run, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_report_leaves_out_what_does_not_fit_the_store(tmp_path, gpt2_folder):
+    few = tmp_path / "few.residuum"
+    (tmp_path / "few.txt").write_text("a dog runs\n")
+    sites = ["--site", "resid_post", "--site", "pattern"]
+    residuum("capture", gpt2_folder, tmp_path / "few.txt", "-o", few, *sites)
+    done = residuum("report", few, "-o", tmp_path / "report.html")
+    assert "left out: clusters" in done.err
+    assert "attention_roles" in done.err
+    assert "k" in one_paragraph(residuum("report", few, "clusters", "-o", tmp_path / "x", code=1))
+    assert not (tmp_path / "x").exists()
+
+
 def test_help_names_every_command():
     said = residuum("--help").out
     commands = ["capture", "info", "verify", "sql", "analyses", "run", "report"]

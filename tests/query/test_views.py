@@ -53,6 +53,18 @@ def test_tables_are_views(store, run):
     assert store.sql("FROM tokens ORDER BY row").to_arrow_table().equals(made.tokens(run.ids))
 
 
+def test_sql_sees_what_was_kept_since_the_last_question(tmp_path):
+    store = residuum.open(made.write(tmp_path / "run.residuum", "float16").path)
+    store.sql("CREATE TEMP TABLE mine AS SELECT 7 AS n")
+    store.add_table("labels", pa.table({"example": [0], "label": ["a"]}))
+    assert store.sql("SELECT label FROM labels").fetchall() == [("a",)]
+    store.add_table("labels", pa.table({"example": [0], "grade": [3]}), replace=True)
+    assert store.sql("SELECT grade FROM labels").fetchall() == [(3,)]
+    store.results.put("study", "0123", {"rows": pa.table({"n": [1, 2]})}, {})
+    assert store.sql("SELECT sum(n) FROM study_rows").fetchall() == [(3,)]
+    assert store.sql("SELECT n FROM mine").fetchall() == [(7,)]
+
+
 def test_sites_join_their_tokens(store, run):
     query = "SELECT token, vec FROM tokens JOIN resid_post USING (row) "
     query += "WHERE example = $example AND layer = 2 ORDER BY token"

@@ -78,7 +78,7 @@ def load_model(
     config = _config(checkpoint.folder)
     adapter, class_name = _choose(config, kind)
     files = _weight_files(checkpoint.folder)
-    options = dict(adapter.load_options.get(class_name, {}))
+    options = {**adapter.load_options.get(class_name, {}), **_projection(config)}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model = _load(checkpoint.folder, class_name, {"dtype": dtype or "auto", **options})
@@ -194,6 +194,12 @@ def _choose(config: Mapping[str, Any], kind: str) -> tuple[Adapter, str]:
     for architecture in named:
         adapter_for(architecture, kind)  # raises: the class is unknown, or reads another kind
     raise architecture_error(", ".join(named) or f"of model_type {model_type}")
+
+
+def _projection(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The width that a two-tower checkpoint projects to: it counts, whatever its towers say."""
+    two_towers = _TWO_TOWERS in (config.get("architectures") or [])
+    return {"projection_dim": config["projection_dim"]} if two_towers else {}
 
 
 def _weight_files(folder: Path) -> list[Path]:

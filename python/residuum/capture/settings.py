@@ -22,7 +22,7 @@ SCHEDULES = ("forward",)
 BATCH_TOKENS = 4096
 SHARD_ROWS = 8192
 MEMORY_BYTES = 1 << 30
-LEAST_MEMORY_BYTES = 16 << 20
+LEAST_MEMORY_BYTES = 16 * 10**6
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -147,7 +147,7 @@ def parse_memory(memory: str | int | None) -> int:
         raise InputError(message)
     size = int(float(match[1]) * _UNITS[match[2]])
     if size < LEAST_MEMORY_BYTES:
-        message = f"memory {memory!r}: the writer needs {LEAST_MEMORY_BYTES >> 20} MB at least."
+        message = f"memory {memory!r}: the writer needs {LEAST_MEMORY_BYTES // 10**6} MB at least."
         raise InputError(message)
     return size
 

@@ -8,7 +8,7 @@ import click
 
 from residuum.cli.options import FilePath, debug_option, json_option, store_argument
 from residuum.cli.output import print_json, write_text
-from residuum.errors import SiteError
+from residuum.errors import ArgumentError, SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +103,8 @@ def _show(table: pa.Table) -> None:
 def report(store: str, names: tuple[str, ...], out: Path) -> None:
     """Draw the answers of analyses on the store RUN in one HTML file that works offline.
 
-    Without names: every analysis whose sites the store has and that needs no parameter.
+    Without names: every analysis whose sites the store has; one whose defaults do not fit the
+    store is left out, and why is said.
     """
     from residuum import open as open_store
     from residuum.analyses import registry
@@ -116,6 +117,15 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
             f"{store} has the sites of no analysis: `residuum analyses` lists what each needs."
         )
         raise SiteError(message)
-    page = build(StoreCard.of(opened.info()), [analysis.run(opened) for analysis in asked])
-    write_text(out, page)
-    click.echo(f"{out}: {', '.join(analysis.name for analysis in asked)}", err=True)
+    results = []
+    for analysis in asked:
+        try:
+            results.append(analysis.run(opened))
+        except ArgumentError as error:
+            if names:
+                raise
+            click.echo(f"left out: {error}", err=True)
+    write_text(out, build(StoreCard.of(opened.info()), results))
+    click.echo(
+        f"{out}: {', '.join(result.analysis for result in results) or 'no results'}", err=True
+    )

@@ -65,4 +65,15 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     return connection
 
 
+def refresh(store: Store, connection: "duckdb.DuckDBPyConnection") -> None:
+    """Show a connection of the store the user tables and results that came after it was made.
+
+    Raises:
+        duckdb.Error: DuckDB refuses a file of the store.
+    """
+    for statement in views.added(store):
+        connection.execute(statement)
+
+
 Store.connector = staticmethod(connect)
+Store.refresher = staticmethod(refresh)

@@ -24,6 +24,11 @@ def statements(store: Store, functions: Set[str]) -> Iterator[str]:
         yield _view(name, _table(store, name))
     for name in store.sites:
         yield _view(name, site(store, store[name], functions))
+    yield from added(store)
+
+
+def added(store: Store) -> Iterator[str]:
+    """Yield a `CREATE VIEW` per user table and result: what a store can gain after its capture."""
     for name in store.tables:
         if name not in BASE_SCHEMAS:
             yield _view(name, f"SELECT * FROM {quote.parquet(store.parts(name))}")

@@ -110,7 +110,8 @@ class Results:
 
     def list(self, analysis: str | None = None) -> list[StoredResult]:
         """Return the kept results, oldest first, of one analysis or of all."""
-        pattern = f"{analysis or '*'}/*/{PROVENANCE}"
+        # A result in the making begins with a dot.
+        pattern = f"{analysis or '*'}/[!.]*/{PROVENANCE}"
         found = [self._read(path.parent) for path in self._folder.glob(pattern)]
         return sorted(found, key=lambda r: (r.provenance.get("time", ""), r.analysis, r.key))
 

@@ -38,6 +38,9 @@ class Store:
     connector: ClassVar["Callable[[Store], duckdb.DuckDBPyConnection] | None"] = None
     """How to make a connection; `residuum.query` sets it, because a store does not know queries."""
 
+    refresher: ClassVar["Callable[[Store, duckdb.DuckDBPyConnection], None] | None"] = None
+    """How to show a connection the tables and results that came after it; set likewise."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the store in a folder.
 
@@ -48,6 +51,7 @@ class Store:
         self._core = _residuum.Store(self.path)
         self._commit: dict[str, Any] = self._core.commit
         self._arrays: dict[str, SiteArray] = {}
+        self._shown: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def commit(self) -> int:
@@ -180,7 +184,7 @@ class Store:
         return dataset(self.parts(name), BASE_SCHEMAS.get(name, pa.schema([])))
 
     def add_table(self, name: str, table: pa.Table, *, replace: bool = False) -> None:
-        """Keep a table in the store; new connections see it in SQL under its name.
+        """Keep a table in the store; `sql` and new connections see it under its name.
 
         Raises:
             ArgumentError: a name that cannot be used.
@@ -245,16 +249,27 @@ class Store:
     ) -> "duckdb.DuckDBPyRelation":
         """Ask in SQL; `?` or `$name` in the query stand for `params`.
 
-        The relation is lazy: `.arrow()`, `.df()`, `.fetchall()` run it, on a connection that lives
+        Tables and results that were kept since the last question are seen. The relation is lazy: `.arrow()`, `.df()`, `.fetchall()` run it, on a connection that lives
         as long as the store.
 
         Raises:
             duckdb.Error: what DuckDB says, unchanged.
         """
-        return self._connection.sql(query, params=params)
+        connection = self._connection
+        added = self._added()
+        if added != self._shown and Store.refresher is not None:
+            Store.refresher(self, connection)
+            self._shown = added
+        return connection.sql(query, params=params)
+
+    def _added(self) -> frozenset[tuple[str, int]]:
+        """What tells whether a user table or a result has come or changed: files and their times."""
+        files = [*self.path.glob("tables/*/*.parquet"), *self.path.glob("results/*/[!.]*/*.json")]
+        return frozenset((str(file), file.stat().st_mtime_ns) for file in files)
 
     @cached_property
     def _connection(self) -> "duckdb.DuckDBPyConnection":
+        self._shown = self._added()
         return self.connect()
 
     def vectors(

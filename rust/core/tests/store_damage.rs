@@ -66,6 +66,37 @@ fn a_flipped_byte_anywhere_is_found() {
     }
 }
 
+/// The last chunk is mostly filler: its rows are checked all the same, also in a store smaller than a chunk.
+#[test]
+fn a_flipped_value_in_the_last_chunk_is_an_error_to_readers() {
+    for rows in [2, 22] {
+        let folder = full_store(Codec::None, rows);
+        let path = folder.path().join(format!("activations/z/c/{}/2/0/0", (rows - 1) / 16));
+        let mut bytes = fs::read(&path).unwrap();
+        // The last visible row of the last chunk; each chunk is followed by its 4-byte checksum.
+        let (row_bytes, chunk) = (35 * 2, (rows - 1) % 16 / 4);
+        bytes[chunk * (4 * row_bytes + 4) + (rows - 1) % 4 * row_bytes] ^= 0x40;
+        fs::write(&path, bytes).unwrap();
+        let error = read_all(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("checksum"), "{error}");
+    }
+}
+
+#[test]
+fn a_shape_that_is_ahead_of_the_commit_is_a_problem() {
+    let folder = full_store(Codec::None, 22);
+    let path = folder.path().join("activations/z/zarr.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("22", "23", 1)).unwrap();
+    // A store that may still be written has a staging folder, and its shape may be ahead.
+    fs::create_dir_all(folder.path().join("staging")).unwrap();
+    assert_eq!(problems(folder.path()), Vec::<String>::new());
+    fs::remove_dir_all(folder.path().join("staging")).unwrap();
+    let found = problems(folder.path());
+    assert!(found.len() == 1 && found[0].contains("its shape has 23 rows"), "{found:?}");
+}
+
 #[test]
 fn a_cut_file_is_an_error_wherever_it_ends() {
     for codec in [Codec::None, Codec::Zstd] {

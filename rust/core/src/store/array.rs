@@ -158,7 +158,7 @@ impl SiteArray {
     /// # Errors
     /// For a dtype that cannot be read as `T`, a layer that was not captured, an index out of range, an
     /// `out` of the wrong length, and a shard that is missing, cut short or altered. An uncompressed chunk's
-    /// checksum is checked when all of it is read.
+    /// checksum is checked when all of its visible rows are read whole; rows or heads read alone are not checked.
     pub fn read<T: Element>(
         &self,
         rows: Rows<'_>,
@@ -318,6 +318,7 @@ impl SiteArray {
                 path: &path,
                 file: &file,
                 chunk: number,
+                visible: (self.n_row - segments[0].row / chunk_rows * chunk_rows).min(chunk_rows),
                 entry,
                 counters: &self.counters,
             };

@@ -34,6 +34,8 @@ pub(crate) struct Source<'a> {
     pub(crate) path: &'a Path,
     pub(crate) file: &'a File,
     pub(crate) chunk: usize,
+    /// Rows of the chunk that readers see: fewer than it has room for in the last one of an array.
+    pub(crate) visible: usize,
     pub(crate) entry: Entry,
     pub(crate) counters: &'a Counters,
 }
@@ -59,7 +61,7 @@ pub(crate) fn read<T: Element>(
     SCRATCH.with_borrow_mut(|scratch| {
         let whole = columns.len() == 1 && columns[0].len() == source.spec.row_len();
         let rows = distinct_rows(segments);
-        if source.spec.codec == Codec::Zstd || (whole && rows == source.spec.chunk_rows) {
+        if source.spec.codec == Codec::Zstd || (whole && rows == source.visible) {
             read_whole(source, columns, segments, scratch)
         } else {
             read_spans(source, columns, segments, &mut scratch.stored)

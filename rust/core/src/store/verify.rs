@@ -159,6 +159,7 @@ impl Check<'_> {
             Err(error) => return self.error(&self.store.join(name).join("zarr.json"), error),
         };
         let (spec, rows) = (array.spec(), array.physical_rows());
+        self.shape(name, array.n_row());
         self.statistics_metadata(spec);
         let shards = 0..rows.div_ceil(spec.shard_rows);
         for layer in spec.layer_keys() {
@@ -174,6 +175,19 @@ impl Check<'_> {
                     return self.problem(&self.store.join(name), what);
                 }
             }
+        }
+    }
+
+    /// Stock readers believe the shape; only a writer that works or was killed may be ahead of its commit.
+    fn shape(&self, name: &str, rows: usize) {
+        let file = self.store.join(name).join("zarr.json");
+        let parsed = files::read_small(&file).and_then(|json| ArraySpec::parse(&file, name, &json));
+        match parsed {
+            Ok((_, stated)) if stated != rows && !self.store.join("staging").exists() => {
+                self.problem(&file, format!("its shape has {stated} rows but the commit {rows}"));
+            }
+            Ok(_) => {}
+            Err(error) => self.error(&file, error),
         }
     }
 
