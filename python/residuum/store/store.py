@@ -249,8 +249,8 @@ class Store:
     ) -> "duckdb.DuckDBPyRelation":
         """Ask in SQL; `?` or `$name` in the query stand for `params`.
 
-        Tables and results that were kept since the last question are seen. The relation is lazy: `.arrow()`, `.df()`, `.fetchall()` run it, on a connection that lives
-        as long as the store.
+        Tables and results that were kept since the last question are seen. The relation is lazy:
+        `.arrow()`, `.df()`, `.fetchall()` run it, on a connection that lives as long as the store.
 
         Raises:
             duckdb.Error: what DuckDB says, unchanged.
@@ -263,8 +263,9 @@ class Store:
         return connection.sql(query, params=params)
 
     def _added(self) -> frozenset[tuple[str, int]]:
-        """What tells whether a user table or a result has come or changed: files and their times."""
-        files = [*self.path.glob("tables/*/*.parquet"), *self.path.glob("results/*/[!.]*/*.json")]
+        """What tells whether a user table or result has come or changed: files and times."""
+        patterns = ("tables/*/*.parquet", "results/*/[!.]*/*.json")
+        files = [file for pattern in patterns for file in self.path.glob(pattern)]
         return frozenset((str(file), file.stat().st_mtime_ns) for file in files)
 
     @cached_property
