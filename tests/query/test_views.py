@@ -74,14 +74,14 @@ def test_sites_join_their_tokens(store, run):
     np.testing.assert_array_equal(np.stack(got["vec"]), want)
 
 
-def test_results_and_tables_of_the_user_are_views_of_new_connections(tmp_path):
+def test_results_and_tables_of_the_user_are_views_of_old_and_new_connections(tmp_path):
     store = residuum.open(made.write(tmp_path / "it's é [1].residuum").path)
     assert store.sql("SELECT count(*) FROM tokens").fetchall() == [(made.N_ROW,)]
     store.add_table("labels", pa.table({"example": [3], "select": ["é"]}))
     store.results.put("probe", "one", {"scores": pa.table({"n": [1]})}, {})
     store.results.put("probe", "two", {"scores": pa.table({"n": [2]})}, {})
-    with pytest.raises(duckdb.CatalogException, match="labels"):
-        store.sql("FROM labels")
+    assert store.sql("FROM labels").fetchall() == [(3, "é")]
+    assert store.sql("FROM probe_scores").fetchall() == [(2,)]
     with store.connect() as connection:
         assert connection.execute("FROM labels").fetchall() == [(3, "é")]
         assert connection.execute("FROM probe_scores").fetchall() == [(2,)]
