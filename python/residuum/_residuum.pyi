@@ -120,6 +120,7 @@ class Writer:
         tables: dict[str, list[str]],
         complete: bool,
         publish_tail: bool,
+        interrupted: bool,
         resume: dict[str, Any],
     ) -> dict[str, Any]: ...
     def nonfinite(self) -> list[tuple[str, int | None, int, int]]: ...

@@ -27,14 +27,15 @@ class MemoryWriter:
     """Keeps rows by site, layer and row; shards of `shard_rows` seal as soon as they are full."""
 
     def __init__(self, shard_rows: int = 4, n_example: int = 0) -> None:
-        self.rows: dict[tuple[str, int | None], dict[int, np.ndarray]] = {}
+        self.kept: dict[tuple[str, int | None], dict[int, np.ndarray]] = {}
+        self.rows = {"token": 0, "example": 0}
         self.commits: list[dict] = []
         self.shard_rows = shard_rows
-        self.n_example = n_example
+        self.n_example = self.n_shown = n_example
         self.pending = Pending(n_example)
 
     def write(self, site, layer, values, runs):
-        array = self.rows.setdefault((str(site), layer), {})
+        array = self.kept.setdefault((str(site), layer), {})
         for src_row, dst_row, n in runs:
             for i in range(n):
                 array[int(dst_row) + i] = values[int(src_row) + i].copy()
@@ -45,12 +46,16 @@ class MemoryWriter:
     def add_tokens(self, table):
         self.pending.add_tokens(table)
 
-    def n_committable(self):
+    def sealed_rows(self, row_space):
+        assert row_space == "token"
         lengths = []
-        for rows in self.rows.values():
+        for rows in self.kept.values():
             n = next((i for i in range(len(rows) + 1) if i not in rows), 0)
             lengths.append(n // self.shard_rows * self.shard_rows)
-        return self.pending.n_below({"token": min(lengths, default=0)})
+        return min(lengths, default=0)
+
+    def n_within(self, token_rows=None):
+        return self.pending.n_below(token_rows)
 
     def flush(self):
         pass
@@ -58,18 +63,17 @@ class MemoryWriter:
     def nonfinite(self):
         return []
 
-    def commit(self, *, complete=False, publish_tail=False, resume):  # noqa: ARG002
-        everything = complete or publish_tail
-        n = self.n_example + len(self.pending.example_end) if everything else self.n_committable()
+    def commit(self, *, n_example=None, complete=False, interrupted=False, resume):  # noqa: ARG002
+        n = self.n_within() if n_example is None else n_example
         rows = self.pending.end(n)["token"]
         tables = self.pending.take(n)
         kept = {"n_example": n, "token_rows": rows, "tables": tables}
-        self.commits.append({**kept, "complete": complete, "publish_tail": publish_tail})
-        self.n_example = n
+        self.commits.append({**kept, "complete": complete, "interrupted": interrupted})
+        self.n_example = self.n_shown = n
         return len(self.commits)
 
     def array(self, site, layer):
-        rows = self.rows[site, layer]
+        rows = self.kept[site, layer]
         assert sorted(rows) == list(range(len(rows))), "every row once, none left out"
         return np.stack([rows[i] for i in range(len(rows))])
 
@@ -112,6 +116,7 @@ def session(model, writer, start=None, sites=SITES, **settings):
         start=start or Start(),
         resume={"segments": []},
         reporter=Quiet(),
+        shard_rows=writer.shard_rows,
         **settings,
     )
 
@@ -197,10 +202,10 @@ def test_a_sitting_goes_on_where_the_last_commit_was(model):
     again = session(model, rest, Start(0, n, rows, 0, hashes))
     outcome = again.run(items)
     assert 0 < outcome.n_forward < complete.n_forward
-    for key, array in rest.rows.items():
+    for key, array in rest.kept.items():
         for row, value in array.items():
-            np.testing.assert_array_equal(value, whole.rows[key][row])
-    assert set(range(rows, 22)) <= set(rest.rows["z", 0])
+            np.testing.assert_array_equal(value, whole.kept[key][row])
+    assert set(range(rows, 22)) <= set(rest.kept["z", 0])
     tables = [c["tables"]["examples"] for c in rest.commits if c["tables"]]
     assert pa.concat_tables(tables).column("example").to_pylist() == list(range(n, 8))
 
@@ -236,7 +241,7 @@ def test_interrupt_publishes_what_is_complete(model):
     class Interrupting(MemoryWriter):
         def write(self, site, layer, values, runs):
             super().write(site, layer, values, runs)
-            if site == TARGET and len(self.rows[site, None]) > 10:
+            if site == TARGET and len(self.kept[site, None]) > 10:
                 os.kill(os.getpid(), signal.SIGINT)
 
     writer = Interrupting(shard_rows=1000)
@@ -247,7 +252,7 @@ def test_interrupt_publishes_what_is_complete(model):
     outcome = one.run(examples(many))
     assert outcome.interrupted
     assert 0 < outcome.n_example < len(many)
-    assert [(c["complete"], c["publish_tail"]) for c in writer.commits] == [(False, True)]
+    assert [(c["complete"], c["interrupted"]) for c in writer.commits] == [(False, True)]
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -275,5 +280,5 @@ def test_rows_from_a_device_come_in_order_within_their_bytes(model):
     assert not open_copies
     largest = 7 * 5 * 7 * 4 * 5
     assert 10_000 < most < 10_000 + 2 * largest
-    for site, layer in here.rows:
+    for site, layer in here.kept:
         np.testing.assert_array_equal(here.array(site, layer), there.array(site, layer))

@@ -16,14 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 import residuum
 from residuum.capture.tracer import Tracer
-
-TABLE_SORT = [("example", "ascending")]
 
 # A process that has imported everything and forks one capture for each order: importing takes
 # longer
@@ -156,35 +153,21 @@ def finish(gpt2_folder, inputs, out, settings):
     return len(passes)
 
 
-def trees(path):
-    """Bytes of everything that must not depend on history."""
+def tree(path):
+    """Bytes of every file of a store."""
     return {
         str(file.relative_to(path)): file.read_bytes()
-        for part in ("activations", "statistics", "index", "weights")
-        for file in sorted((path / part).rglob("*"))
+        for file in sorted(path.rglob("*"))
         if file.is_file()
     }
 
 
 def assert_same(one: Path, two: Path):
-    left, right = trees(one), trees(two)
+    left, right = tree(one), tree(two)
     assert sorted(left) == sorted(right)
     assert [name for name in left if left[name] != right[name]] == []
-    first, second = residuum.open(one), residuum.open(two)
-    assert first.complete
-    assert second.complete
-    assert first.rows == second.rows
-    for name, order in [
-        ("examples", TABLE_SORT),
-        ("tokens", [*TABLE_SORT, ("token", "ascending")]),
-    ]:
-        tables = [getattr(store, name).to_table().sort_by(order) for store in (first, second)]
-        assert tables[0].equals(tables[1])
-        assert isinstance(tables[0], pa.Table)
+    assert residuum.open(one).complete
     assert residuum.store.verify(one).ok
-    assert not (one / "staging").exists() or not [
-        f for f in (one / "staging").iterdir() if f.suffix != ".lock"
-    ]
 
 
 def wait_for(condition, seconds=60.0):
@@ -224,7 +207,7 @@ def test_killed_again_and_again(gpt2_folder, inputs, settings, whole, start, tmp
     for _ in range(6):
         child = start(out, resume=True)
         time.sleep(dice.uniform(0.1, 1.0))
-        child.end(signal.SIGKILL)
+        child.end(dice.choice([signal.SIGKILL, signal.SIGINT]))
         if out.exists():
             assert residuum.store.verify(out).ok
     finish(gpt2_folder, inputs, out, settings)
@@ -250,14 +233,14 @@ def test_interrupt_commits_what_is_complete(gpt2_folder, inputs, settings, whole
 
 @pytest.mark.slow
 def test_kill_campaign(gpt2_folder, inputs, settings, whole, start, tmp_path):
-    """Kills at random moments, each followed by a check, until there is nothing left to kill."""
+    """Kills and interrupts at random moments, until there is nothing left to kill."""
     dice = random.Random(11)
     for number in range(25):
         out = tmp_path / f"run{number}"
         for _ in range(8):
             child = start(out, pause=0.005, resume=True)
             time.sleep(dice.uniform(0.05, 1.0))
-            child.end(signal.SIGKILL)
+            child.end(dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
             if out.exists():
                 assert residuum.store.verify(out).ok
         finish(gpt2_folder, inputs, out, settings)

@@ -1,7 +1,8 @@
 """How much a query reads: counted by the store, not timed.
 
-The store has 11 chunks of 64 rows per layer, the last with 60 rows in use; a late view is an index scan whose vector column is a
-scalar function, so that DuckDB filters first and only rows that survive are decoded.
+The store has 11 chunks of 64 rows per layer, the last with 60 rows in use; a late view is an index
+scan whose vector column is a scalar function, so that DuckDB filters first and only rows that
+survive are decoded.
 """
 
 from collections.abc import Callable

@@ -89,7 +89,7 @@ class Analysis:
         require(store, *self.sites, analysis=self.name)
         chosen = self.settle(store, asked)
         plain = json.loads(json.dumps(asdict(chosen)))
-        key = key_of(self.name, self.version, plain, store.commit)
+        key = key_of(self.name, self.version, plain, store.commit, store.n_example)
         kept = store.results.get(self.name, key)
         if kept is not None:
             tables, provenance = kept

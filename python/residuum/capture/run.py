@@ -10,6 +10,7 @@ fails later leaves the store at its last commit, to go on with `resume=True`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,9 +245,10 @@ def _sit(
             ),
             planner=planner,
             layout=job.layout,
-            start=start,
+            start=replace(start, n_example=writer.n_example),
             resume={"segments": segments},
             reporter=bar,
+            shard_rows=job.settings.shard_rows,
             prepare_images=None if job.vocabulary is not None else job.images,
             allow_nonfinite=job.settings.allow_nonfinite,
         )

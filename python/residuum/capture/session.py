@@ -3,8 +3,8 @@
     ExampleSource ─▶ Planner ─▶ batch ─▶ Tracer ─▶ RowSink ─▶ StoreWriter
                         └──▶ TableLayout ─▶ tables ───────────────▶ commit
 
-A commit is made behind a group of batches when shards were sealed since the last one; it shows the
-examples that lie wholly in sealed shards. What was captured beyond is captured again after a crash.
+Commits are made where `CommitPoints` sets them; what was captured beyond the last one is captured
+again after a crash. Ctrl-C saves it in a commit without a number, from which `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from residuum.capture import images
+from residuum.capture.commit_points import CommitPoints, Queued
 from residuum.capture.sink import RowSink, RowWriter
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import CaptureError
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-class CaptureWriter(RowWriter, Protocol):
+class CaptureWriter(RowWriter, Queued, Protocol):
     """What a sitting needs of a store's writer; see `residuum.store.StoreWriter`."""
 
     @property
-    def n_example(self) -> int:
-        """Examples in the last commit."""
+    def n_shown(self) -> int:
+        """Examples that readers see."""
 
     def add_examples(self, table: pa.Table) -> None:
         """Queue rows of the table of examples."""
@@ -48,17 +49,21 @@ class CaptureWriter(RowWriter, Protocol):
     def add_tokens(self, table: pa.Table) -> None:
         """Queue rows of the table of tokens."""
 
-    def n_committable(self) -> int:
-        """Number of examples whose rows all lie in finished shards."""
-
     def flush(self) -> None:
         """Wait until everything written is in its file."""
 
     def nonfinite(self) -> list[tuple[str, int | None, int, int]]:
         """(site, layer, NaN, infinite) counts of what was written, where there are any."""
 
-    def commit(self, *, complete: bool = False, publish_tail: bool = False, resume: Json) -> int:
-        """Make queued examples durable and visible: those in finished shards, or all of them."""
+    def commit(
+        self,
+        *,
+        n_example: int | None = None,
+        complete: bool = False,
+        interrupted: bool = False,
+        resume: Json,
+    ) -> int:
+        """Make queued examples durable and visible: as many as said, or all of them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Start:
 
     Attributes:
         first_example: number of the first example that the inputs give.
-        n_example: examples that are committed.
+        n_example: examples in the last numbered commit.
         token_rows: rows of the token space in published shards, which need not be computed again.
         example_rows: likewise of the example space.
         content_hashes: those of the committed examples from `first_example` on, in order.
@@ -101,6 +106,7 @@ class Session:
     start: Start
     resume: Json
     reporter: Reporter
+    shard_rows: int
     prepare_images: Callable[[list[Any]], list[torch.Tensor]] | None = None
     allow_nonfinite: bool = False
     n_forward: int = 0
@@ -113,22 +119,25 @@ class Session:
         Raises:
             CaptureError: NaN or infinite activations, or other inputs than at the start.
         """
+        points = CommitPoints(self.writer, self.shard_rows, token_rows=self.layout.token_rows)
         with self._stop_on_interrupt():
             for group in self.planner.groups(examples):
-                self._capture(group)
+                if self._capture(group):
+                    points.look(group)
                 self._seen = group.placed[-1].example + 1
                 if self._stop:
-                    self._commit(publish_tail=True)
-                    return Outcome(self.writer.n_example, self.n_forward, interrupted=True)
-                if self.writer.n_committable() > self.writer.n_example:
-                    self._commit()
+                    self._save(points)
+                    return Outcome(self.writer.n_shown, self.n_forward, interrupted=True)
+                self._commit_due(points)
         if self._seen < self.start.n_example:
             message = "the inputs end before what was captured of them: resume with the same ones."
             raise CaptureError(message)
-        self._commit(complete=True)
+        self._commit_all(points)
+        self.writer.commit(complete=True, resume=self.resume)
         return Outcome(self.writer.n_example, self.n_forward, interrupted=False)
 
-    def _capture(self, group: Group) -> None:
+    def _capture(self, group: Group) -> bool:
+        """Run a group and queue its table rows; false if it was to stop before the end."""
         self._check_unchanged(group.placed)
         new = [p for p in group.placed if p.example >= self.start.n_example]
         for planned in group.batches:
@@ -137,12 +146,13 @@ class Session:
                 continue
             self._forward(batch)
             if self._stop:
-                return
+                return False
         self.sink.flush()
         if new:
             self.writer.add_examples(self.layout.examples(new))
             self.writer.add_tokens(self.layout.tokens(new))
             self.reporter.advance(examples=sum(p.repeat for p in new), rows=0, n_bytes=0)
+        return True
 
     def _forward(self, placed: list[Placed]) -> None:
         sink = self.sink.batch(placed)
@@ -189,11 +199,23 @@ class Session:
                 )
                 raise CaptureError(message)
 
-    def _commit(self, *, complete: bool = False, publish_tail: bool = False) -> None:
-        if complete or publish_tail:
-            self.writer.flush()  # what is in finished shards was counted, the rest was not
+    def _commit_due(self, points: CommitPoints) -> None:
+        """Make the commits whose rows are in finished shards."""
+        while (point := points.take()) is not None:
+            self._check_finite()
+            self.writer.commit(n_example=point.n_example, resume=self.resume)
+
+    def _commit_all(self, points: CommitPoints) -> None:
+        """Make every commit that is waiting."""
+        self.writer.flush()
         self._check_finite()
-        self.writer.commit(complete=complete, publish_tail=publish_tail, resume=self.resume)
+        self._commit_due(points)
+
+    def _save(self, points: CommitPoints) -> None:
+        """Commit what was captured before Ctrl-C, and its inputs, unless readers see more already."""
+        self._commit_all(points)
+        if self.writer.n_within() >= self.writer.n_shown:
+            self.writer.commit(interrupted=True, resume=self.resume)
 
     def _check_finite(self) -> None:
         found = [] if self.allow_nonfinite else self.writer.nonfinite()

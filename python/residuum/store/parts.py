@@ -1,6 +1,6 @@
 """`examples` and `tokens`: Parquet parts, of which a commit says which ones count."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,9 +41,10 @@ BASE_SCHEMAS: dict[str, pa.Schema] = {
 _ROW_GROUP = 1 << 17
 
 
-def part_name(number: int) -> str:
-    """Name of the part that commit `number` adds."""
-    return f"part-{number:08d}.parquet"
+def part_name(number: int, n_saved: int | None = None) -> str:
+    """Name of the part that commit `number` adds, or that holds what is saved ahead of it."""
+    saved = "" if n_saved is None else f"-saved-{n_saved}"
+    return f"part-{number:08d}{saved}.parquet"
 
 
 def write_part(folder: Path, name: str, table: pa.Table) -> None:
@@ -54,6 +55,14 @@ def write_part(folder: Path, name: str, table: pa.Table) -> None:
         pyarrow.parquet.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
 
     write_atomic(folder / name, write)
+
+
+def remove_unlisted(tables: Path, listed: Mapping[str, Sequence[str]]) -> None:
+    """Remove parts that no commit needs: what an interrupted or killed capture saved."""
+    for name in (EXAMPLES, TOKENS):
+        for path in (tables / name).glob("part-*.parquet"):
+            if path.name not in listed.get(name, ()):
+                path.unlink()
 
 
 def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:

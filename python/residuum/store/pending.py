@@ -63,13 +63,12 @@ class Pending:
             self.token_end[example] = max(end, self.token_end.get(example, 0))
         self.tables[TOKENS].append(table)
 
-    def n_below(self, sealed: dict[str, int]) -> int:
-        """Number of examples, from 0, whose rows all lie below `sealed` (per row space)."""
-        ends = {"token": self.token_end, "example": self.example_end}
+    def n_below(self, token_rows: int | None = None) -> int:
+        """Number of examples, from 0, that came and whose token rows lie below `token_rows`."""
+        if token_rows is None:
+            return self.n_example + len(self.example_end)
         number = self.n_example
-        while number in self.example_end and all(
-            ends[space].get(number, 0) <= limit for space, limit in sealed.items()
-        ):
+        while number in self.example_end and self.token_end.get(number, 0) <= token_rows:
             number += 1
         return number
 

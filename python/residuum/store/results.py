@@ -28,9 +28,18 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LIBRARIES = ("residuum", "numpy", "pyarrow", "duckdb")
 
 
-def key_of(analysis: str, version: int | str, parameters: Mapping[str, Any], commit: int) -> str:
-    """Return the key of a question: 16 hex digits that change with any of the four."""
-    asked = json.dumps([analysis, version, dict(parameters), commit], sort_keys=True)
+def key_of(
+    analysis: str,
+    version: int | str,
+    parameters: Mapping[str, Any],
+    commit: int,
+    n_example: int = 0,
+) -> str:
+    """Return the key of a question: 16 hex digits that change with any of the five.
+
+    `n_example` tells what an interrupted capture saved behind a commit from the commit itself.
+    """
+    asked = json.dumps([analysis, version, dict(parameters), commit, n_example], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 

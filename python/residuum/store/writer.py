@@ -27,7 +27,7 @@ from residuum.errors import ArgumentError, StoreError
 from residuum.sites import Site
 from residuum.store import weights
 from residuum.store.files import sync_folder, write_bytes
-from residuum.store.parts import part_name, write_part
+from residuum.store.parts import part_name, remove_unlisted, write_part
 from residuum.store.pending import Pending
 from residuum.store.plan import DEFAULT_SHARD_ROWS, ArrayPlan, Codec
 
@@ -50,6 +50,7 @@ class StoreWriter:
         self._arrays = {name: number for number, name in enumerate(core.arrays)}
         self._last: dict[str, Any] = core.last_commit
         self._pending = Pending(self.n_example)
+        self._n_shown = int(_residuum.Store(path).commit["n_example"])
 
     @classmethod
     def create(
@@ -119,7 +120,9 @@ class StoreWriter:
         memory_bytes: int = DEFAULT_MEMORY,
         threads: int | None = None,
     ) -> Self:
-        """Go on from the last commit of a store.
+        """Go on from the last numbered commit of a store.
+
+        What an interrupted capture saved behind it stays visible until the next commit.
 
         Raises:
             StoreError: no store, a damaged one, or one that another process writes.
@@ -130,17 +133,22 @@ class StoreWriter:
 
     @property
     def commit_number(self) -> int:
-        """Number of the last commit."""
+        """Number of the last numbered commit."""
         return int(self._last["commit"])
 
     @property
     def n_example(self) -> int:
-        """Examples in the last commit."""
+        """Examples in the last numbered commit."""
         return int(self._last["n_example"])
 
     @property
+    def n_shown(self) -> int:
+        """Examples that readers see: more than `n_example` after an interrupted capture."""
+        return max(self.n_example, self._n_shown)
+
+    @property
     def rows(self) -> dict[str, int]:
-        """Rows in the last commit, per row space."""
+        """Rows in the last numbered commit, per row space."""
         return dict(self._last["rows"])
 
     @property
@@ -217,10 +225,9 @@ class StoreWriter:
         """
         self._core.flush()
 
-    def n_committable(self) -> int:
-        """Number of examples that `commit` would make visible now."""
-        spaces = {"example" if name == "activations/pooled" else "token" for name in self._arrays}
-        return self._pending.n_below({space: self.sealed_rows(space) for space in spaces})
+    def n_within(self, token_rows: int | None = None) -> int:
+        """Number of examples from 0 that were queued and have no token row from `token_rows` on."""
+        return self._pending.n_below(token_rows)
 
     def commit(
         self,
@@ -229,19 +236,22 @@ class StoreWriter:
         rows: Mapping[str, int] | None = None,
         complete: bool = False,
         publish_tail: bool = False,
+        interrupted: bool = False,
         resume: Mapping[str, Any] | None = None,
     ) -> int:
         """Make what was written so far visible and durable.
 
         Without `n_example` the commit covers the longest run of queued examples whose rows lie in
-        finished shards; with `publish_tail` or `complete` all of them, and the shards that are not
-        full are published as they are.
+        finished shards; with `publish_tail`, `complete` or `interrupted` all of them, and the
+        shards that are not full are published as they are.
 
         Args:
             n_example: number of examples to show, chosen by the caller.
             rows: rows to show per row space; by default those of the examples shown.
             complete: the capture is done.
             publish_tail: publish shards that are not full yet.
+            interrupted: save everything without a number: the next commit goes on from the last
+                numbered one, so that the store's end does not tell of the interruption.
             resume: what a later process needs to go on; by default what the last commit kept.
 
         Returns:
@@ -250,31 +260,35 @@ class StoreWriter:
         Raises:
             StoreError: a row was never written, the disk is full, or an earlier write failed.
         """
-        if complete or publish_tail:
+        if complete or publish_tail or interrupted:
             self._core.flush()
             publish_tail = True
         if n_example is None:
-            waiting = self._pending.n_example + len(self._pending.example_end)
-            n_example = waiting if publish_tail else self.n_committable()
+            n_example = self.n_within(None if publish_tail else self.sealed_rows("token"))
         if rows is None:
             ends = self._pending.end(n_example)
             rows = {space: max(n, ends[space]) for space, n in self.rows.items()}
-        tables = self._write_parts(n_example)
-        self._last = self._core.commit(
+        tables = self._write_parts(n_example, interrupted=interrupted)
+        record = self._core.commit(
             token_rows=rows.get("token", 0),
             example_rows=rows.get("example", 0),
             n_example=n_example,
             tables=tables,
             complete=complete,
             publish_tail=publish_tail,
+            interrupted=interrupted,
             resume=dict(self.resume if resume is None else resume),
         )
+        self._n_shown = n_example
+        if not interrupted:
+            self._last = record
+            remove_unlisted(self.path / "tables", tables)
         return self.commit_number
 
-    def _write_parts(self, n_example: int) -> dict[str, list[str]]:
+    def _write_parts(self, n_example: int, *, interrupted: bool) -> dict[str, list[str]]:
         """Write the table rows of a new commit; return all parts that it lists."""
         parts = {name: list(names) for name, names in self._last["tables"].items()}
-        name = part_name(self.commit_number + 1)
+        name = part_name(self.commit_number + 1, n_example if interrupted else None)
         for table, rows in self._pending.take(n_example).items():
             write_part(self.path / "tables" / table, name, rows)
             parts.setdefault(table, []).append(name)

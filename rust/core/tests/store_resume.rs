@@ -220,6 +220,55 @@ proptest! {
 }
 
 #[test]
+fn what_an_interrupted_capture_saved_counts_until_the_next_commit() {
+    for codec in [Codec::None, Codec::Zstd] {
+        let folder = root();
+        let path = folder.path();
+        let saved = path.join("commits/interrupted.json");
+        drop(Writer::create(path, arrays(codec), OPTIONS).unwrap());
+        sitting(path, 0..16, Some((16, false)));
+        let reader = Store::open(path).unwrap();
+        for n in [18, 30] {
+            let writer = Writer::open(path, OPTIONS).unwrap();
+            assert_eq!(writer.last_commit().rows.token, 16);
+            write_all(&writer, 0..n);
+            let commit =
+                writer.commit(CommitRequest { interrupted: true, ..request(n, false) }).unwrap();
+            assert_eq!((commit.commit, commit.rows.token), (1, n));
+            drop(writer);
+            assert!(saved.exists() && !reader.is_current());
+            assert_holds(path, codec, n);
+        }
+        let reader = Store::open(path).unwrap();
+        assert!(reader.is_current());
+        // What was saved need not be written again: those rows are dropped, others would be missed.
+        let writer = Writer::open(path, OPTIONS).unwrap();
+        write_all(&writer, 30..N_ROW);
+        let commit = writer.commit(request(N_ROW, true)).unwrap();
+        assert_eq!((commit.commit, commit.rows.token), (2, N_ROW));
+        assert!(!saved.exists() && !reader.is_current());
+        assert_holds(path, codec, N_ROW);
+        assert_same_tree(path, full_store(codec, N_ROW).path());
+    }
+}
+
+#[test]
+fn a_damaged_record_of_an_interrupted_capture_is_reported_and_saves_nothing() {
+    let folder = root();
+    let path = folder.path();
+    drop(Writer::create(path, arrays(Codec::None), OPTIONS).unwrap());
+    sitting(path, 0..16, Some((16, false)));
+    let saved = path.join("commits/interrupted.json");
+    fs::write(&saved, "{").unwrap();
+    let problems = verify(path).unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(Store::open(path).unwrap().commit().rows.token, 16);
+    // One of an older commit, which a crash can leave, is nothing to report.
+    fs::copy(path.join("commits/00000000.json"), &saved).unwrap();
+    assert_holds(path, Codec::None, 16);
+}
+
+#[test]
 fn row_spaces_grow_apart() {
     let folder = root();
     let writer = Writer::create(folder.path(), arrays(Codec::None), OPTIONS).unwrap();

@@ -59,7 +59,7 @@ impl Writer {
         Ok(core.arrays().map(|spec| spec.path.clone()).collect())
     }
 
-    /// The last commit's record.
+    /// The record of the last numbered commit.
     #[getter]
     fn last_commit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         json::commit(py, &self.get(py)?.last_commit())
@@ -98,7 +98,7 @@ impl Writer {
     }
 
     /// Makes a commit and returns its record.
-    #[pyo3(signature = (*, token_rows, example_rows, n_example, tables, complete, publish_tail, resume))]
+    #[pyo3(signature = (*, token_rows, example_rows, n_example, tables, complete, publish_tail, interrupted, resume))]
     #[allow(clippy::too_many_arguments, reason = "one keyword per field of the record")]
     fn commit<'py>(
         &self,
@@ -109,6 +109,7 @@ impl Writer {
         tables: BTreeMap<String, Vec<String>>,
         complete: bool,
         publish_tail: bool,
+        interrupted: bool,
         resume: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let core = self.get(py)?;
@@ -118,6 +119,7 @@ impl Writer {
             tables,
             complete,
             publish_tail,
+            interrupted,
             resume: json::from_python(resume)?,
         };
         json::commit(py, &detached(py, || core.commit(request))?)

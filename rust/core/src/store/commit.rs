@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    files::{self, read_small},
+    files::{self, Finished, read_small},
     open::FORMAT,
     spec::render,
 };
@@ -76,8 +76,18 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Reads and checks one record.
+    /// Reads and checks the record of commit `number`.
     pub(crate) fn read(file: &Path, number: u64) -> Result<Self> {
+        let commit = Self::parse(file)?;
+        if commit.commit != number {
+            let what = format!("it says commit {}, expected {number}", commit.commit);
+            return Err(Error::damaged(file, what));
+        }
+        Ok(commit)
+    }
+
+    /// Reads and checks one record, whatever its number.
+    fn parse(file: &Path) -> Result<Self> {
         let bytes = read_small(file)?;
         let bad = |what: String| Error::damaged(file, what);
         let value: Value = serde_json::from_slice(&bytes)
@@ -92,11 +102,8 @@ impl Commit {
         }
         let commit: Self = serde_json::from_value(value)
             .map_err(|error| bad(format!("no commit record: {error}")))?;
-        if commit.format != FORMAT || commit.commit != number {
-            return Err(bad(format!(
-                "it says format {} and commit {}, expected {FORMAT} and {number}",
-                commit.format, commit.commit
-            )));
+        if commit.format != FORMAT {
+            return Err(bad(format!("it says format {}, expected {FORMAT}", commit.format)));
         }
         for space in RowSpace::ALL {
             if commit.physical_rows.get(space) < commit.rows.get(space) {
@@ -108,13 +115,36 @@ impl Commit {
 
     /// Writes the record under its number; never replaces one.
     pub(crate) fn publish(&self, store: &Path) -> Result<()> {
-        files::create_new_atomic(&file(store, self.commit), &render(self))
+        files::create_new_atomic(&file(store, self.commit), &render(self))?;
+        files::remove(&interrupted_file(store))
     }
+
+    /// Writes the record of an interrupted capture, replacing an older one.
+    pub(crate) fn publish_interrupted(&self, store: &Path) -> Result<()> {
+        let file = interrupted_file(store);
+        files::publish(&Vec::from_iter(Finished::beside(file, &render(self))?), store)
+    }
+}
+
+/// The state of a store.
+#[derive(Debug)]
+pub(crate) struct Latest {
+    /// The valid record with the highest number.
+    pub(crate) numbered: Commit,
+    /// What an interrupted capture saved beyond that.
+    pub(crate) interrupted: Option<Commit>,
+    /// Numbers above it whose records are damaged.
+    pub(crate) damaged: Vec<u64>,
 }
 
 /// The file of commit `number`.
 pub(crate) fn file(store: &Path, number: u64) -> PathBuf {
     store.join("commits").join(format!("{number:08}.json"))
+}
+
+/// The file of what an interrupted capture saved behind the last numbered commit.
+pub(crate) fn interrupted_file(store: &Path) -> PathBuf {
+    store.join("commits").join("interrupted.json")
 }
 
 /// Every commit file, ascending by number; other names are ignored.
@@ -137,13 +167,20 @@ pub(crate) fn numbers(store: &Path) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// The newest valid record, and the numbers above it whose records are damaged.
-pub(crate) fn latest(store: &Path) -> Result<(Commit, Vec<u64>)> {
+/// The newest valid records.
+pub(crate) fn latest(store: &Path) -> Result<Latest> {
     let mut damaged = Vec::new();
     let mut first = None;
     for number in numbers(store)?.into_iter().rev() {
         match Commit::read(&file(store, number), number) {
-            Ok(commit) => return Ok((commit, damaged)),
+            Ok(numbered) => {
+                // One that is damaged saved nothing; `verify` reports it.
+                let interrupted = match interrupted(store, number) {
+                    Err(Error::Damaged { .. }) => None,
+                    found => found?,
+                };
+                return Ok(Latest { numbered, interrupted, damaged });
+            }
             Err(error @ Error::Damaged { .. }) => {
                 damaged.push(number);
                 first.get_or_insert(error);
@@ -156,4 +193,13 @@ pub(crate) fn latest(store: &Path) -> Result<(Commit, Vec<u64>)> {
         why: "the store has no commit record, so nothing in it is complete; capture it again"
             .into(),
     }))
+}
+
+/// What an interrupted capture saved behind commit `number`. A crash can leave the record of an older one.
+pub(crate) fn interrupted(store: &Path, number: u64) -> Result<Option<Commit>> {
+    let file = interrupted_file(store);
+    if !file.exists() {
+        return Ok(None);
+    }
+    Commit::parse(&file).map(|commit| Some(commit).filter(|commit| commit.commit == number))
 }

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::SystemTime,
 };
 
 use crate::error::{Error, Result};
@@ -160,6 +161,12 @@ pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     written?;
     removed?;
     sync_folder(path.parent().unwrap_or(path))
+}
+
+/// When a file was last written, and its length; `None` where there is none.
+pub(crate) fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
 }
 
 fn temp_name(path: &Path) -> PathBuf {

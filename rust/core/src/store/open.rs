@@ -5,6 +5,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 use serde_json::Value;
@@ -32,6 +33,8 @@ pub struct Store {
     attributes: Value,
     commit: Commit,
     newest: u64,
+    /// When and how long the record of an interrupted capture was written, if there was one.
+    interrupted: Option<(SystemTime, u64)>,
     sites: BTreeMap<Site, Arc<SiteArray>>,
     target: Option<Arc<SiteArray>>,
     vocabulary: OnceLock<Arc<Vec<String>>>,
@@ -56,7 +59,11 @@ impl Store {
     /// `Damaged` where metadata is unreadable, contradicts the commit or states impossible lengths.
     pub fn open(path: &Path) -> Result<Self> {
         let attributes = read_attributes(path)?;
-        let (commit, damaged) = commit::latest(path)?;
+        // Looked at before it is read: a record written in between is then taken for a newer one.
+        let interrupted = files::stamp(&commit::interrupted_file(path));
+        let latest = commit::latest(path)?;
+        let newest = latest.damaged.first().copied().unwrap_or(latest.numbered.commit);
+        let commit = latest.interrupted.unwrap_or(latest.numbered);
         let counters = Arc::new(Counters::default());
         let mut sites = BTreeMap::new();
         let mut target = None;
@@ -70,10 +77,19 @@ impl Store {
                 None => target = Some(Arc::new(array)),
             }
         }
-        let newest = damaged.first().copied().unwrap_or(commit.commit);
         let vocabulary = OnceLock::new();
         let path = path.to_owned();
-        Ok(Self { path, attributes, commit, newest, sites, target, vocabulary, counters })
+        Ok(Self {
+            path,
+            attributes,
+            commit,
+            newest,
+            interrupted,
+            sites,
+            target,
+            vocabulary,
+            counters,
+        })
     }
 
     /// The store's folder.
@@ -156,9 +172,10 @@ impl Store {
         &self.counters
     }
 
-    /// True while no newer commit has appeared; one look at the file system.
+    /// True while no newer commit has appeared; two looks at the file system.
     pub fn is_current(&self) -> bool {
         !commit::file(&self.path, self.newest.saturating_add(1)).exists()
+            && files::stamp(&commit::interrupted_file(&self.path)) == self.interrupted
     }
 }
 

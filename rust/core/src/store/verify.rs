@@ -120,7 +120,15 @@ impl Check<'_> {
                 Err(error) => self.error(&file, error),
             }
         }
-        Ok(newest)
+        let Some(number) = newest.as_ref().map(|commit| commit.commit) else { return Ok(None) };
+        match commit::interrupted(self.store, number) {
+            Ok(interrupted) => Ok(interrupted.or(newest)),
+            Err(error @ Error::NewerFormat { .. }) => Err(error),
+            Err(error) => {
+                self.error(&commit::interrupted_file(self.store), error);
+                Ok(newest)
+            }
+        }
     }
 
     /// Looks whether each table part is there and is framed as Parquet files are.

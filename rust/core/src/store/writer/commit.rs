@@ -50,7 +50,7 @@ impl Writer {
                 ));
             }
             let published = self.sealed(space).max(self.lock().last.physical_rows.get(space));
-            if !request.publish_tail && self.has_lanes(space) && asked > published {
+            if !shows_tail(request, space) && self.has_lanes(space) && asked > published {
                 return bad(format!(
                     "{asked} {} rows cannot be shown, only {published} lie in full shards",
                     space.as_str()
@@ -65,14 +65,13 @@ impl Writer {
         request: &CommitRequest,
         pause: &super::queue::Pause<'_, Job>,
     ) -> Result<Commit> {
-        if request.publish_tail {
-            let lanes = self.shared.lanes.iter().enumerate();
-            pause.run_all(lanes.map(|(lane, it)| Job::Tail {
-                lane,
-                visible: request.rows.get(it.spec.row_space),
-                last: request.complete,
-            }))?;
-        }
+        let lanes = self.shared.lanes.iter().enumerate();
+        let tails = lanes.filter(|(_, it)| shows_tail(request, it.spec.row_space));
+        pause.run_all(tails.map(|(lane, it)| Job::Tail {
+            lane,
+            visible: request.rows.get(it.spec.row_space),
+            last: request.complete,
+        }))?;
         let before = self.lock().last.clone();
         let mut finished: Vec<Finished> =
             self.shared.lanes.iter().flat_map(super::Lane::take_finished).collect();
@@ -81,7 +80,7 @@ impl Writer {
         }
         files::publish(&finished, &self.path)?;
         // Apart: the guard would live as long as the record's making, which locks again.
-        let number = self.lock().next;
+        let number = if request.interrupted { before.commit } else { self.lock().next };
         let commit = Commit {
             format: FORMAT,
             commit: number,
@@ -93,6 +92,10 @@ impl Writer {
             tables: request.tables.clone(),
             resume: request.resume.clone(),
         };
+        if request.interrupted {
+            commit.publish_interrupted(&self.path)?;
+            return Ok(commit);
+        }
         commit.publish(&self.path)?;
         let mut state = self.lock();
         state.next += 1;
@@ -104,18 +107,31 @@ impl Writer {
         Ok(commit)
     }
 
+    /// What the record promises of the shards follows from the rows alone: more may be published, by how far the
+    /// background threads got.
     fn physical_rows(&self, request: &CommitRequest, before: &Commit) -> RowCounts {
         let mut physical = RowCounts::default();
         for space in RowSpace::ALL {
             let asked = request.rows.get(space);
-            let shown = if request.publish_tail || !self.has_lanes(space) { asked } else { 0 };
-            let rows = self.sealed(space).max(shown).max(before.physical_rows.get(space));
-            physical.set(space, rows);
+            let full =
+                !shows_tail(request, space) && self.has_lanes(space) && asked <= self.sealed(space);
+            let rows = if full { asked.next_multiple_of(self.shard_rows()) } else { asked };
+            physical.set(space, rows.max(before.physical_rows.get(space)));
         }
         physical
+    }
+
+    fn shard_rows(&self) -> usize {
+        self.arrays.first().map_or(1, |spec| spec.shard_rows)
     }
 
     fn has_lanes(&self, space: RowSpace) -> bool {
         self.shared.lanes.iter().any(|lane| lane.spec.row_space == space)
     }
+}
+
+/// Whether a commit publishes shards that are not full. Rows of examples are few: a shard of them can be a whole
+/// capture, and is cheap to write again.
+fn shows_tail(request: &CommitRequest, space: RowSpace) -> bool {
+    request.publish_tail || request.interrupted || space == RowSpace::Example
 }

@@ -38,14 +38,18 @@ impl Writer {
         Self::start(path, arrays, first, 1, options, lock)
     }
 
-    /// Goes on from the last commit: staging is cleaned, shards beyond the commit are removed.
+    /// Goes on from the last numbered commit, with the shards that an interrupted capture published: staging is cleaned, shards beyond the commit are removed.
     ///
     /// # Errors
     /// As `Store::open`, and `Budget`, `Locked`, `Io`.
     pub fn open(path: &Path, options: WriterOptions) -> Result<Self> {
         read_attributes(path)?;
         let lock = lock_and_clean(path)?;
-        let (last, _) = commit::latest(path)?;
+        let latest = commit::latest(path)?;
+        let mut last = latest.numbered;
+        if let Some(interrupted) = latest.interrupted {
+            last.physical_rows = interrupted.physical_rows;
+        }
         let counters = Arc::new(Counters::default());
         let mut arrays = Vec::with_capacity(last.arrays.len());
         for name in last.arrays.keys() {

@@ -70,6 +70,9 @@ pub struct CommitRequest {
     pub tables: BTreeMap<String, Vec<String>>,
     /// True if the capture is done; the writer takes nothing more.
     pub complete: bool,
+    /// True to save what there is without a number of its own: it counts until the next commit, which goes on
+    /// from the one before, so that the numbered commits do not tell where a capture was interrupted.
+    pub interrupted: bool,
     /// True to publish the partly filled last shards, so that rows beyond the last full shard can be seen.
     pub publish_tail: bool,
     /// What the capture needs to go on.
@@ -111,7 +114,7 @@ struct Shared {
     queue: Queue<Job>,
 }
 
-/// The last commit and the number of the next.
+/// The last numbered commit and the number of the next.
 struct State {
     last: Commit,
     next: u64,
@@ -149,7 +152,7 @@ impl Writer {
         &self.path
     }
 
-    /// The newest commit, this writer's or the one it was opened at.
+    /// The newest numbered commit, this writer's or the one it was opened at.
     pub fn last_commit(&self) -> Commit {
         self.lock().last.clone()
     }
