@@ -212,7 +212,7 @@ class Session:
         self._commit_due(points)
 
     def _save(self, points: CommitPoints) -> None:
-        """Commit what was captured before Ctrl-C, and its inputs, unless readers see more already."""
+        """Commit what came before Ctrl-C, and the inputs, unless readers see more already."""
         self._commit_all(points)
         if self.writer.n_within() >= self.writer.n_shown:
             self.writer.commit(interrupted=True, resume=self.resume)
