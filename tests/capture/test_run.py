@@ -146,6 +146,26 @@ def test_marked_positions(gpt2_folder, tmp_path, alone):
     np.testing.assert_allclose(store["resid_post"].read([0, 1]), want, atol=1e-5)
 
 
+def test_stored_keys_are_the_columns_of_the_stored_tokens(gpt2_folder, tmp_path):
+    marks = [[0, 3], [0, 2], [], [1], [2], [0]]
+    table = pa.table({"text": TEXTS, "keep": marks})
+    settings = {"sites": ["pattern", "attn_scores"], "positions": "column:keep"}
+    whole = capture(gpt2_folder, table, tmp_path / "whole", **settings)
+    store = capture(gpt2_folder, table, tmp_path / "run", keys="stored", **settings)
+    assert store["pattern"].shape[-1] == 2
+    for site in settings["sites"]:
+        got, want = store[site].read(), whole[site].read()
+        assert len(got) > 2
+        for number, kept in enumerate(marks):
+            rows = [row for row in rows_of(store, number) if row is not None]
+            np.testing.assert_array_equal(got[rows][..., : len(kept)], want[rows][..., kept])
+            assert not got[rows][..., len(kept) :].any()
+    with pytest.raises(SiteError, match="--keys all"):
+        residuum.analyses.run("attention_roles", store)
+    with pytest.raises(CaptureError, match="keys"):
+        capture(gpt2_folder, table, tmp_path / "run", append=True, **settings)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_the_rounded_value(gpt2_folder, tmp_path, dtype):
     wide = capture(gpt2_folder, TEXTS, tmp_path / "wide", sites=["z"])["z"].read()

@@ -10,6 +10,7 @@ USUAL = {
     "sites": ["resid_post"],
     "layers": None,
     "positions": "all",
+    "keys": "all",
     "dtype": None,
     "batch_tokens": 100,
     "memory": None,

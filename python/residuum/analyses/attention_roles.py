@@ -20,6 +20,7 @@ from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
 from residuum.analyses.rows import TokenRows, blocks, chosen_layers, token_rows
 from residuum.analyses.vocabulary import separator_ids, token_ids
+from residuum.errors import SiteError
 
 if TYPE_CHECKING:
     from residuum.store import Store
@@ -66,8 +67,18 @@ HEADS = TableSpec(
 )
 
 
+def _refuse_stored_keys(store: "Store") -> None:
+    if store.capture.get("keys") == "stored":
+        message = (
+            f"{store.path} was captured with the keys of stored tokens alone; attention_roles "
+            "needs every key: capture `pattern` with --keys all."
+        )
+        raise SiteError(message)
+
+
 def compute(store: "Store", params: Params) -> Tables:
     """Score every head; the pattern streams through in blocks of rows."""
+    _refuse_stored_keys(store)
     site, rows = store["pattern"], token_rows(store)
     separators = token_ids(store, params.separators)
     if not len(separators):

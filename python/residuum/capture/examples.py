@@ -27,11 +27,15 @@ _TOKEN_BYTES, _EXAMPLE_BYTES = 25, 900
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first walk over the inputs found; for a stream, None: it can be walked only once."""
+    """What the first walk over the inputs found; for a stream, None: it can be walked only once.
+
+    `longest` and `most_stored` are the most tokens, and stored tokens, of an example.
+    """
 
     n_example: int
     n_token: int
     longest: int
+    most_stored: int
 
 
 class ExampleSource:
@@ -65,17 +69,18 @@ class ExampleSource:
         if self.inputs.streaming:
             return None
         cache: list[Example] | None = []
-        n_example = n_token = longest = 0
+        n_example = n_token = longest = most_stored = 0
         for example in self._walk():
             n_example += 1
             n_token += example.n_token
             longest = max(longest, example.n_token)
+            most_stored = max(most_stored, len(example.positions))
             if cache is not None:
                 cache.append(example)
                 if n_token * _TOKEN_BYTES + n_example * _EXAMPLE_BYTES > CACHED_BYTES:
                     cache = None
         self._cache = cache
-        return Survey(n_example, n_token, longest)
+        return Survey(n_example, n_token, longest, most_stored)
 
     def __iter__(self) -> Iterator[Example]:
         """Walk the examples in order."""

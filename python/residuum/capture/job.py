@@ -36,7 +36,7 @@ class Job:
     Attributes:
         path: the store.
         shapes: how each site is stored, but for its dtype, which is in `dtypes`.
-        n_key: width of the key axis: the longest example, or for a stream the longest possible.
+        n_key: width of the key axis: what the longest example needs, or for a stream could need.
         vocabulary: the text of every token id; None for images.
         facts: the settings as a store remembers them.
     """
@@ -84,7 +84,7 @@ class Job:
             image_tokens=context if loaded.tokenizer is None else None,
         )
         survey = source.survey()
-        n_key = survey.longest if survey is not None else rule.window or context
+        n_key = _n_key(settings, survey, rule.window or context)
         shapes = tracer.shapes(n_key)
         dtype = settings.dtype or _computed_dtype(loaded)
         return cls(
@@ -119,6 +119,14 @@ class Job:
         """Pixel values `[channel, height, width]` as the model's processor makes them."""
         processed = self.loaded.image_processor(images=list(pictures), return_tensors="pt")
         return list(processed["pixel_values"])
+
+
+def _n_key(settings: Settings, survey: Survey | None, longest: int) -> int:
+    if settings.keys == "stored" and settings.positions.which in ("first", "last"):
+        return 1
+    if survey is None:
+        return longest
+    return survey.most_stored if settings.keys == "stored" else survey.longest
 
 
 def stored_dtype(site: Site, dtype: Dtype) -> Dtype:

@@ -45,6 +45,7 @@ def capture(
     sites: Iterable[Site | str],
     layers: str | int | Iterable[int] | None = None,
     positions: str = "all",
+    keys: str = "all",
     dtype: str | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
@@ -75,6 +76,8 @@ def capture(
         layers: of which blocks: numbers or text such as `"0:12"`; all by default.
         positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that holds a
             list of booleans or positions for each text.
+        keys: what the key axis of `pattern` and `attn_scores` holds: `all` tokens of the example,
+            or those that are `stored`, in order: key k is then the token of row `first_row + k`.
         dtype: `float32`, `float16` or `bfloat16`; what the model computes in by default.
         batch_tokens: padded tokens in a batch at most; 4096 by default.
         device: `auto` is the GPU if there is one. Loaded models stay where they are.
@@ -108,6 +111,7 @@ def capture(
         sites=sites,
         layers=layers,
         positions=positions,
+        keys=keys,
         dtype=dtype,
         batch_tokens=_given(batch_tokens, recorded.get("batch_tokens"), BATCH_TOKENS),
         memory=memory,
@@ -195,9 +199,8 @@ def _append(job: Job, stored: Stored, *, show: bool | None) -> None:
     width = stored.key_width
     if width is not None and job.n_key > width:
         message = (
-            f"the longest of these inputs has {job.n_key} tokens, but the axis `key` of the "
-            "store's "
-            f"attention patterns is {width} long: capture these into a store of their own."
+            f"the longest of these inputs needs {job.n_key} keys, but the axis `key` of the "
+            f"store's attention patterns is {width} long: capture these into a store of their own."
         )
         raise InputError(message)
     try:
@@ -240,6 +243,7 @@ def _sit(
                 writer,
                 job.dtypes,
                 Stored.read(job.path).key_width,
+                stored_keys=job.settings.keys == "stored",
                 fetch=fetch,
                 in_flight=job.settings.memory_bytes // 2,
             ),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 CODECS = ("none", "zstd")
 SCHEDULES = ("forward",)
+KEYS = ("all", "stored")
 
 BATCH_TOKENS = 4096
 SHARD_ROWS = 8192
@@ -35,6 +36,7 @@ class Settings:
         sites: what to store, in the order of the vocabulary.
         layers: of which blocks, ascending; None is all.
         positions: which tokens of an example get a row.
+        keys: which tokens are on the key axis: "all", or those "stored" of the example, in order.
         dtype: of the stored arrays; None is what the model computes in.
         batch_tokens: padded tokens in a batch at most.
         memory_bytes: what the writer may hold.
@@ -46,6 +48,7 @@ class Settings:
     sites: tuple[Site, ...]
     layers: tuple[int, ...] | None
     positions: Positions
+    keys: str
     dtype: Dtype | None
     batch_tokens: int
     memory_bytes: int
@@ -61,6 +64,7 @@ class Settings:
         sites: Iterable[Site | str],
         layers: str | int | Iterable[int] | None,
         positions: str,
+        keys: str,
         dtype: str | None,
         batch_tokens: int,
         memory: str | int | None,
@@ -88,6 +92,7 @@ class Settings:
             raise CaptureError(message)
         _one_of("dtype", dtype, DTYPES)
         _one_of("codec", codec, CODECS)
+        _one_of("keys", keys, KEYS)
         _positive("batch_tokens", batch_tokens)
         _positive("shard_rows", shard_rows)
         _positive("chunk_rows", chunk_rows)
@@ -95,6 +100,7 @@ class Settings:
             sites=tuple(site for site in Site if site in wanted),
             layers=parse_layers(layers),
             positions=Positions.parse(positions),
+            keys=keys,
             dtype=cast("Dtype | None", dtype),
             batch_tokens=batch_tokens,
             memory_bytes=parse_memory(memory),

@@ -58,10 +58,12 @@ class BatchRows:
     `example` and `token` `[stored]` index the stored rows in the padded batch. Runs are
     `[run, (src_row, dst_row, n)]`: `padded` from `[example * token, ...]`, `packed` from
     the stored rows alone, `pooled` from `[example, ...]` into the example row space.
+    `keys` `[stored, key]` are the stored tokens of each row's example, -1 behind the last.
     """
 
     example: NDArray[np.int64]
     token: NDArray[np.int64]
+    keys: NDArray[np.int64]
     padded: NDArray[np.int64]
     packed: NDArray[np.int64]
     pooled: NDArray[np.int64]
@@ -78,10 +80,19 @@ class BatchRows:
         return cls(
             example=example,
             token=token,
+            keys=_stored_tokens(placed)[example],
             padded=_runs(example * width + token, row),
             packed=_runs(np.arange(len(row), dtype=np.int64), row),
             pooled=pooled,
         )
+
+
+def _stored_tokens(placed: Sequence[Placed]) -> NDArray[np.int64]:
+    """The stored tokens of each example, `[example, stored]`, -1 behind the last."""
+    tokens = np.full((len(placed), max(len(p.item.positions) for p in placed)), -1, dtype=np.int64)
+    for row, one in zip(tokens, placed, strict=True):
+        row[: len(one.item.positions)] = one.item.positions
+    return tokens
 
 
 def _runs(src: NDArray[np.int64], dst: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -141,7 +152,8 @@ class RowSink:
     """Makes the sinks of batches, and holds the rows that are still on their way from a device.
 
     `dtypes` is what each site is stored as; `n_key` the width of the key axis in the store, if
-    it has one. At most `in_flight` bytes are on their way, or one tensor.
+    it has one; with `stored_keys` it holds stored tokens alone. At most `in_flight` bytes are on
+    their way, or one tensor.
     """
 
     def __init__(
@@ -150,6 +162,7 @@ class RowSink:
         dtypes: Mapping[Site, str],
         n_key: int | None,
         *,
+        stored_keys: bool = False,
         fetch: Fetch | None = None,
         in_flight: int = 0,
     ) -> None:
@@ -157,6 +170,7 @@ class RowSink:
         self.writer = writer
         self.dtypes = {site: TORCH_DTYPES[name] for site, name in dtypes.items()}
         self.n_key = n_key
+        self.stored_keys = stored_keys
         self.fetch = fetch
         self._in_flight = in_flight
         self._waiting: deque[_Waiting] = deque()
@@ -225,14 +239,22 @@ class BatchSink:
         if site.row_space is RowSpace.EXAMPLE:
             self._send(site, layer, tensor.to(dtype).contiguous(), rows.pooled)
             return
-        missing = (sink.n_key or 0) - tensor.shape[-1] if "key" in site.axes else 0
-        if on_host and tensor.is_contiguous() and tensor.dtype == dtype and not missing:
+        if "key" in site.axes and (sink.stored_keys or tensor.shape[-1] != sink.n_key):
+            packed = self._with_keys(tensor[self._stored(tensor.device)]).to(dtype)
+        elif on_host and tensor.is_contiguous() and tensor.dtype == dtype:
             self._send(site, layer, tensor.flatten(0, 1), rows.padded)
             return
-        packed = tensor[self._stored(tensor.device)].to(dtype)
-        if missing:
-            packed = torch.nn.functional.pad(packed, (0, missing))
+        else:
+            packed = tensor[self._stored(tensor.device)].to(dtype)
         self._send(site, layer, packed.contiguous(), rows.packed)
+
+    def _with_keys(self, packed: torch.Tensor) -> torch.Tensor:
+        """Bring `[stored, head, key]` to the store's keys, 0 where an example has fewer."""
+        if self._sink.stored_keys:
+            keys = torch.from_numpy(self._rows.keys).to(packed.device)[:, None]
+            packed = packed.gather(-1, keys.clamp(min=0).expand(-1, packed.shape[1], -1))
+            packed = packed.masked_fill(keys < 0, 0)
+        return torch.nn.functional.pad(packed, (0, (self._sink.n_key or 0) - packed.shape[-1]))
 
     def _stored(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Index of the stored rows in `[example, token]`, on the tensors' device."""

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     help="Tokens to keep. A column marks them with booleans or positions.",
 )
 @click.option(
+    "--keys",
+    type=click.Choice(["all", "stored"]),
+    default="all",
+    show_default=True,
+    help="Keys of pattern and attn_scores: every token, or those that --positions keeps.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="What is stored; by default what the model computes in.",
