@@ -1,8 +1,8 @@
 """Capture of resid_post and z from a GPT-2-small shape, 64 prompts of 128 tokens, on this machine.
 
-The same forward passes, in batches of 4 prompts, by everyone: bare; residuum to its store;
-plain hooks, TransformerLens' `run_with_cache` and nnsight, each with `torch.save`. The weights are
-random.
+The same forward passes, in batches of 4 prompts, by everyone: bare, with the head and without it;
+residuum to its store, which leaves the head out; plain hooks, TransformerLens' `run_with_cache` and
+nnsight, each with `torch.save`. The weights are random.
 residuum's time holds all that a capture does: tokenise, hash model and input, write, fsync and
 commit. Nobody else syncs.
 
@@ -61,6 +61,13 @@ def bare(model: GPT2LMHeadModel, ids: torch.Tensor) -> None:
     """The forward passes alone."""
     for batch in batches(ids):
         model(input_ids=batch, use_cache=False)
+
+
+@torch.no_grad()
+def headless(model: GPT2LMHeadModel, ids: torch.Tensor) -> None:
+    """The forward passes without the unembedding, which no one needs who does not store logits."""
+    for batch in batches(ids):
+        model.transformer(input_ids=batch, use_cache=False)
 
 
 @torch.no_grad()
@@ -197,6 +204,7 @@ def main() -> None:
 
     cases = {
         "bare forward pass": Case(lambda: bare(model, ids)),
+        "the same without the head": Case(lambda: headless(model, ids)),
         "residuum, to disk, fsynced": Case(lambda: ours(model, tokenizer, prompts)),
     }
     for name, trace in peers.items():
