@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ArraySpec",
-    "AttentionRoles",
     "Norm",
     "SiteArray",
     "Store",
@@ -172,19 +171,6 @@ def matmul(
     transposed_a: bool,
     transposed_b: bool,
 ) -> None: ...
-
-@final
-class AttentionRoles:
-    def __new__(cls, n_head: int) -> AttentionRoles: ...
-    def push(
-        self,
-        pattern: NDArray[np.float32],
-        positions: NDArray[np.int64],
-        token_ids: NDArray[np.int32],
-        marked: NDArray[np.bool_] | None,
-    ) -> None: ...
-    def means(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.uint64]]]: ...
-
 def kmeans(
     x: NDArray[np.float32], k: int, *, seed: int, n_init: int, max_iter: int, tol: float
 ) -> dict[str, Any]: ...

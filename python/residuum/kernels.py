@@ -451,52 +451,6 @@ def pca(covariance: ArrayLike, n_component: int) -> Pca:
     return Pca(*_residuum.pca(array, n_component))
 
 
-class AttentionRoles:
-    """What heads look at, summed over the examples that were pushed.
-
-    Roles: `previous_token`, `first_token`, `current_token`, `duplicate_token`, `induction` and
-    `marked` are shares of attention; `entropy` is that of the distribution over keys, in nats.
-    Queries at position 0 are left out: under a causal mask they can see only themselves.
-    """
-
-    def __init__(self, n_head: int) -> None:
-        """Start with nothing seen."""
-        self._n_head = n_head
-        self._core = _residuum.AttentionRoles(n_head)
-
-    def push(
-        self,
-        pattern: ArrayLike,
-        positions: ArrayLike,
-        token_ids: ArrayLike,
-        marked: ArrayLike | None = None,
-    ) -> None:
-        """Add one example.
-
-        Args:
-            pattern: `[query, head, key]`; keys beyond the example are not read.
-            positions: integers `[query]`, the stored queries' positions in the example.
-            token_ids: integers `[token]`, of all tokens of the example.
-            marked: booleans `[token]`, keys that count for the role `marked`.
-
-        Raises:
-            ArgumentError: axes that do not fit, or a position outside the example.
-        """
-        shares, places = _floats("pattern", pattern, 3), _integers("positions", positions)
-        _same_axis("query", ("pattern", shares.shape[0]), ("positions", places.size))
-        _same_axis("head", ("pattern", shares.shape[1]), ("the roles", self._n_head))
-        self._core.push(
-            shares,
-            places.astype(np.int64),
-            _integers("token_ids", token_ids),
-            None if marked is None else np.ascontiguousarray(marked, dtype=bool),
-        )
-
-    def means(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.uint64]]]:
-        """By role: the mean over queries `[head]`, NaN without any, and their number `[head]`."""
-        return self._core.means()
-
-
 def _floats(name: str, values: ArrayLike, n_axis: int) -> Floats:
     array: NDArray[Any] = np.ascontiguousarray(values, dtype=np.float32)
     if array.ndim != n_axis:

@@ -11,7 +11,6 @@
 //! ```
 
 mod array;
-mod attention_roles;
 mod attribution;
 mod call;
 mod error;
@@ -35,8 +34,6 @@ use pyo3::prelude::*;
 mod _residuum {
     use pyo3::prelude::*;
 
-    #[pymodule_export]
-    use crate::attention_roles::AttentionRoles;
     #[pymodule_export]
     use crate::attribution::attribution;
     #[pymodule_export]

@@ -4,7 +4,6 @@
 //! sums are f64. Results do not depend on the number of threads. A NaN in a row makes that row's
 //! results NaN (or leaves the row out, where results are over all rows), never another row's.
 
-pub mod attention_roles;
 pub mod attribution;
 mod check;
 pub mod kmeans;

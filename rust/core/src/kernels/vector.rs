@@ -98,21 +98,6 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
-/// Sum over `f(x)`: f32 within a lane, so for short slices, f64 across lanes.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
-pub(crate) fn sum_by_narrow(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    let mut lanes = [0.0_f32; LANE];
-    let (blocks, rest) = x.as_chunks::<LANE>();
-    for block in blocks {
-        for (lane, &value) in lanes.iter_mut().zip(block) {
-            *lane += f(value);
-        }
-    }
-    let rest: f64 = rest.iter().map(|&value| f64::from(f(value))).sum();
-    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
-}
-
 /// Sum of products in f64, lane by lane, over the shorter of the two slices.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
@@ -186,24 +171,4 @@ pub(crate) fn first_minimum(products: &[f32], levels: &[f32]) -> u32 {
         offer(level - product, at);
     }
     place
-}
-
-/// Natural logarithm of a positive normal number; relative error below 3e-7, absolute below 1e-7
-/// near 1. Zero and subnormal numbers give that of the smallest normal number. NaN stays NaN.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
-pub(crate) fn ln(x: f32) -> f32 {
-    /// Bits of sqrt(1/2): numbers are split as 2^e * m with m from there to twice that.
-    const ROOT_HALF: u32 = 0x3f35_04f3;
-    let x = if x < f32::MIN_POSITIVE { f32::MIN_POSITIVE } else { x };
-    let above = x.to_bits().wrapping_sub(ROOT_HALF);
-    let exponent = above.cast_signed() >> 23;
-    let mantissa = f32::from_bits((above & 0x007f_ffff).wrapping_add(ROOT_HALF));
-    // ln m = 2 atanh(s), s = (m - 1) / (m + 1), |s| <= 0.172: the term left out is 2 s^11 / 11.
-    let s = (mantissa - 1.0) / (mantissa + 1.0);
-    let square = s * s;
-    let series = 1.0 + square * (1.0 / 3.0 + square * (0.2 + square * (1.0 / 7.0 + square / 9.0)));
-    let whole = exponent as f32;
-    let result = whole * std::f32::consts::LN_2 + 2.0 * s * series;
-    if x.is_nan() { x } else { result }
 }
