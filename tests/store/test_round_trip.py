@@ -201,13 +201,19 @@ def test_rows_that_cannot_be_picked_are_refused(kept, rows, message):
 
 
 def test_layers_and_heads_out_of_range_name_their_axis(kept):
+    """The same error as for those that were not captured, here and in the kernels."""
     store = Store(kept.path)
-    with pytest.raises(SelectionError, match="3 is out of range for axis `layer` of z"):
+    with pytest.raises(SiteError, match="3 is out of range for axis `layer` of z") as caught:
         store["z"].read(layers=3)
-    with pytest.raises(SelectionError, match="5 is out of range for axis `head` of z"):
+    assert isinstance(caught.value, IndexError)
+    with pytest.raises(SiteError, match="-4 is out of range for axis `layer` of z"):
+        store["z", -4]
+    with pytest.raises(SiteError, match="5 is out of range for axis `head` of z"):
         store["z"].read(heads=[0, 5])
-    with pytest.raises(SelectionError, match="1 is out of range for axis `kv_head` of k"):
+    with pytest.raises(SiteError, match="1 is out of range for axis `kv_head` of k"):
         store["k"].read(heads=1)
+    with pytest.raises(SelectionError, match=r"a mask of length 2 .* axis `layer`"):
+        store["z"].read(layers=[True, False])
 
 
 def test_a_layer_by_its_familiar_name(kept):
@@ -233,6 +239,20 @@ def test_torch_keeps_the_dtype_and_the_bits(kept):
     assert str(tensor.dtype) == f"torch.{want.dtype.name}"
     kind = torch.int32 if want.dtype.itemsize == 4 else torch.int16
     np.testing.assert_array_equal(tensor.view(kind).numpy(), want.view(f"i{want.dtype.itemsize}"))
+
+
+def test_statistics_of_a_layer_are_those_of_its_rows(kept):
+    store = Store(kept.path)
+    for site, layer in [("z", 2), ("mlp_out", 2), ("embed", 0)]:
+        rows = store[site].read(layers=layer if site != "embed" else None).astype(np.float64)
+        found = store.statistics(site, layer)
+        assert found.n_row == len(rows)
+        np.testing.assert_array_equal(found.min, rows.min(0))
+        np.testing.assert_array_equal(found.max, rows.max(0))
+        np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.std, rows.std(0), rtol=1e-5)
+    with pytest.raises(SiteError, match="0, 2"):
+        store.statistics("mlp_out", 1)
 
 
 def test_statistics_are_those_of_each_chunk(kept):

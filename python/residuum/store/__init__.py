@@ -7,6 +7,7 @@ StoreWriter ──▶ folder ──▶ Store ──▶ SiteArray
 from residuum.store.plan import ArrayPlan
 from residuum.store.results import Results, StoredResult, key_of
 from residuum.store.site_array import SiteArray
+from residuum.store.statistics import SiteStatistics
 from residuum.store.store import Store, open_store
 from residuum.store.verify import Problem, VerifyReport, verify
 from residuum.store.writer import StoreWriter
@@ -16,6 +17,7 @@ __all__ = [
     "Problem",
     "Results",
     "SiteArray",
+    "SiteStatistics",
     "Store",
     "StoreWriter",
     "StoredResult",

@@ -17,12 +17,13 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from residuum import _residuum
-from residuum.errors import QueryError, StoreError
+from residuum.errors import QueryError, SiteError, StoreError
 from residuum.store import show, user_tables, verify
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
 from residuum.store.selection import Selector
 from residuum.store.site_array import SiteArray
+from residuum.store.statistics import SiteStatistics
 from residuum.store.weights import VOCABULARY_FILE, WEIGHTS_FILE, Weights, read_vocabulary
 
 if TYPE_CHECKING:
@@ -140,6 +141,22 @@ class Store:
         """A store is no sequence; its sites are `store.sites`."""
         message = "a store cannot be iterated over; its sites are `store.sites`"
         raise TypeError(message)
+
+    def statistics(self, site: str, layer: int = 0) -> SiteStatistics:
+        """Return what the capture noted of a layer of a site; reads no activation.
+
+        Args:
+            site: a site of the store; `pattern`, `attn_scores` and `logits` have no statistics.
+            layer: the layer; leave it out for a site without layers.
+
+        Raises:
+            SiteError: a site or layer that was not captured, or a site without statistics.
+        """
+        kept = self._core.statistics(site, layer)
+        if kept is None:
+            message = f"{self.path} keeps no statistics of `{site}`: read its rows instead."
+            raise SiteError(message)
+        return SiteStatistics.of(kept, self[site])
 
     @property
     def target(self) -> SiteArray | None:

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use numpy::IntoPyArray;
 use pyo3::{prelude::*, types::PyDict};
 use residuum_core::{Element, Rows, SiteArray as CoreArray, Store as CoreStore};
 
@@ -53,6 +54,24 @@ impl Store {
     /// `index/target`, where the store has it.
     fn target(&self) -> Option<SiteArray> {
         self.core.target().map(|core| SiteArray { core: Arc::clone(core) })
+    }
+
+    /// Statistics of a layer merged over its chunks: `n_row`, and `[feature]` min, max, mean, m2 by name.
+    fn statistics<'py>(
+        &self,
+        py: Python<'py>,
+        site: &str,
+        layer: usize,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let read = || self.core.statistics(site)?.map(|kept| kept.moments(layer)).transpose();
+        let Some(found) = detached(py, read)? else { return Ok(None) };
+        let dict = PyDict::new(py);
+        dict.set_item("n_row", found.n_row)?;
+        dict.set_item("min", found.min.into_pyarray(py))?;
+        dict.set_item("max", found.max.into_pyarray(py))?;
+        dict.set_item("mean", found.mean.into_pyarray(py))?;
+        dict.set_item("m2", found.m2.into_pyarray(py))?;
+        Ok(Some(dict))
     }
 
     /// True while no newer commit has appeared.
