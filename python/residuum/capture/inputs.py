@@ -182,11 +182,7 @@ def _open_dataset(
     source: Any,  # noqa: ANN401 - datasets need not be installed
     text_column: str | None,
 ) -> Inputs:
-    arrow = source.with_format("arrow")
-
-    def tables() -> Iterator[pa.Table]:
-        yield from arrow.iter(batch_size=BATCH_RECORDS)
-
+    tables = _arrow_tables(source)
     if len(source) == 0:
         name = "dataset"
         raise _empty(name)
@@ -199,16 +195,18 @@ def _open_stream(
     source: Any,  # noqa: ANN401 - datasets need not be installed
     text_column: str | None,
 ) -> Inputs:
-    arrow = source.with_format("arrow")
-
-    def tables() -> Iterator[pa.Table]:
-        yield from arrow.iter(batch_size=BATCH_RECORDS)
-
+    tables = _arrow_tables(source)
     head = next(tables(), None)
     if head is None:
         name = "stream"
         raise _empty(name)
     return _from_tables("stream", head.schema, None, tables, text_column, None)
+
+
+def _arrow_tables(source: Any) -> Callable[[], Iterator[pa.Table]]:  # noqa: ANN401
+    """A function that walks a dataset from its beginning."""
+    arrow = source.with_format("arrow")
+    return lambda: arrow.iter(batch_size=BATCH_RECORDS)
 
 
 def _open_table(table: pa.Table, name: str, text_column: str | None, digest: str | None) -> Inputs:
