@@ -26,12 +26,12 @@ class Queue:
         return max(fitting, default=-1) + 1
 
 
-def group(first, lengths, row, example_row=None):
+def group(first, lengths, row):
     """Consecutive distinct examples, `lengths` tokens long, from `row` on."""
     placed = []
     for number, n in enumerate(lengths, first):
         item = Example(number, pa.table({}), 0, None, n, np.arange(n, dtype=np.int32), b"")
-        placed.append(Placed(number, item, row, number if example_row is None else 0, False))
+        placed.append(Placed(number, item, row, number, repeat=False))
         row += n
     return Group(placed, [])
 
