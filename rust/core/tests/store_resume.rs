@@ -15,7 +15,7 @@ use residuum_core::{
 };
 use store_support::{
     N_ROW, OPTIONS, SHARD_ROWS, arrays, assert_same_tree, full_store, layers, request, root,
-    row_values, write_all, write_rows,
+    row_values, tree, write_all, write_rows,
 };
 
 /// Checks what a reader sees against the values written, and that nothing is damaged.
@@ -136,8 +136,14 @@ fn shards_that_outran_their_commit_are_no_harm() {
         let folder = root();
         drop(Writer::create(folder.path(), arrays(codec), OPTIONS).unwrap());
         sitting(folder.path(), 0..18, Some((18, true)));
+        let before = tree(folder.path());
         sitting(folder.path(), 18..N_ROW, Some((N_ROW, true)));
         fs::remove_file(folder.path().join("commits/00000002.json")).unwrap();
+        assert_holds(folder.path(), codec, 18);
+        // Or before the statistics were renamed, which are after their shard.
+        for (file, bytes) in before.iter().filter(|(file, _)| file.starts_with("statistics")) {
+            fs::write(folder.path().join(file), bytes).unwrap();
+        }
         assert_holds(folder.path(), codec, 18);
         // Nothing new: what the crash left is undone.
         sitting(folder.path(), 0..0, Some((18, true)));
@@ -266,6 +272,22 @@ fn a_damaged_record_of_an_interrupted_capture_is_reported_and_saves_nothing() {
     // One of an older commit, which a crash can leave, is nothing to report.
     fs::copy(path.join("commits/00000000.json"), &saved).unwrap();
     assert_holds(path, Codec::None, 16);
+}
+
+#[test]
+fn what_a_crash_left_without_a_name_is_removed() {
+    let folder = root();
+    let path = folder.path();
+    drop(Writer::create(path, arrays(Codec::None), OPTIONS).unwrap());
+    fs::create_dir_all(path.join("tables/tokens")).unwrap();
+    fs::create_dir_all(path.join("tables/labels")).unwrap();
+    let left = ["commits/.x.tmp", "activations/z/.x.tmp", "tables/tokens/.x.tmp"];
+    for file in left.iter().chain(&["tables/labels/.x.tmp"]) {
+        fs::write(path.join(file), "x").unwrap();
+    }
+    drop(Writer::open(path, OPTIONS).unwrap());
+    assert!(left.iter().all(|file| !path.join(file).exists()));
+    assert!(path.join("tables/labels/.x.tmp").exists(), "another process may be writing it");
 }
 
 #[test]

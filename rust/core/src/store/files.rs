@@ -174,6 +174,27 @@ fn temp_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp"))
 }
 
+/// Paths of all that is in a folder; none if there is no folder.
+pub(crate) fn children(folder: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |error| Error::io(folder, error);
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(fail)?.path())).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// Removes the files in a folder that were to get their names later, as `temp_name` calls them.
+pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
+    for path in children(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a folder and all in it; fine if it is not there.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {

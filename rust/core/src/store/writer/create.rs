@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::File,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -206,13 +206,13 @@ pub(super) fn array_metadata(
     Ok(array.into_iter().chain(statistics))
 }
 
-/// Takes the writer's lock and empties the staging folder, which holds nothing that a commit promises.
+/// Takes the writer's lock and removes what a crash left: the staging folder's files, which hold nothing that a
+/// commit promises, and files that never got their name.
 fn lock_and_clean(store: &Path) -> Result<File> {
     let staging = store.join("staging");
     let lock = lock::take(&staging)?;
-    let entries = staging.read_dir().map_err(|error| Error::io(&staging, error))?;
-    for entry in entries {
-        let path = entry.map_err(|error| Error::io(&staging, error))?.path();
+    remove_unnamed(store)?;
+    for path in files::children(&staging)? {
         if path.file_name().is_some_and(|name| name == "writer.lock") {
             continue;
         }
@@ -225,14 +225,28 @@ fn lock_and_clean(store: &Path) -> Result<File> {
     Ok(lock)
 }
 
+/// Removes temporary files that a crash left beside the files that they were to become. User tables and results
+/// are not the writer's: other processes may be writing those.
+fn remove_unnamed(store: &Path) -> Result<()> {
+    for folder in ["commits", "activations", "index", "statistics"] {
+        let folder = store.join(folder);
+        for child in files::children(&folder)? {
+            if child.is_dir() {
+                files::remove_temporary(&child)?;
+            }
+        }
+        files::remove_temporary(&folder)?;
+    }
+    files::remove_temporary(&store.join("tables/examples"))?;
+    files::remove_temporary(&store.join("tables/tokens"))
+}
+
 /// Removes shards, and their statistics, that lie wholly beyond the last commit: a crash left them.
 fn remove_orphans(store: &Path, spec: &ArraySpec, physical_rows: usize) -> Result<()> {
     let keep = physical_rows.div_ceil(spec.shard_rows);
     for folder in [store.join(&spec.path), store.join("statistics").join(spec.name())] {
         let shards = folder.join("c");
-        let Ok(entries) = fs::read_dir(&shards) else { continue };
-        for entry in entries {
-            let path = entry.map_err(|error| Error::io(&shards, error))?.path();
+        for path in files::children(&shards)? {
             let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
             if number.is_none_or(|shard: usize| shard < keep) {
                 continue;

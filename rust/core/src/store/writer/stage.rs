@@ -197,7 +197,7 @@ impl<'a> Stage<'a> {
         let statistics = self.finish_statistics(&self.stat_file, n, buffer)?;
         let shard = self.finish_shard(&self.shard_file, end, &index.render())?;
         files::remove(&self.raw_file)?;
-        Ok(statistics.into_iter().chain([shard]).collect())
+        Ok(in_order(shard, statistics))
     }
 
     /// Copies a staging file, so that the copy can be published while the original is still filled.
@@ -234,4 +234,10 @@ fn merged(runs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize)> {
         }
     }
     joined
+}
+
+/// A shard goes to its place before its statistics: a crash between the two leaves statistics of fewer rows,
+/// which the commit shows, but never of rows that are not there.
+pub(super) fn in_order(shard: Finished, statistics: Option<Finished>) -> Vec<Finished> {
+    std::iter::once(shard).chain(statistics).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     lane::Lane,
     progress::Progress,
-    stage::{Scratch, Stage},
+    stage::{Scratch, Stage, in_order},
 };
 use crate::{
     error::{Error, Result},
@@ -119,7 +119,7 @@ impl Stage<'_> {
         if last {
             files::remove(&self.raw_file)?;
         }
-        Ok(statistics.into_iter().chain([shard]).collect())
+        Ok(in_order(shard, statistics))
     }
 
     /// Reads the first `n` rows of the chunk that the tail ends in into a chunk-long `scratch.chunk`.
