@@ -5,7 +5,7 @@ import pytest
 from analyses import naive, tiny
 
 from residuum.analyses import logit_lens
-from residuum.errors import SelectionError
+from residuum.errors import SiteError
 
 # Sums over 11 or 13 float32 products of size about 1.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -92,7 +92,7 @@ def test_some_layers_and_examples(store):
 
 
 def test_a_layer_that_is_not_there(store):
-    with pytest.raises(SelectionError):
+    with pytest.raises(SiteError, match="3"):
         logit_lens.run(store, layers=[3])
 
 

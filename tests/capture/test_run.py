@@ -161,7 +161,7 @@ def test_stored_keys_are_the_columns_of_the_stored_tokens(gpt2_folder, tmp_path)
             np.testing.assert_array_equal(got[rows][..., : len(kept)], want[rows][..., kept])
             assert not got[rows][..., len(kept) :].any()
     with pytest.raises(SiteError, match="keeps no statistics"):
-        store.statistics("pattern")
+        store.statistics("pattern", 0)
     with pytest.raises(SiteError, match="--keys all"):
         residuum.analyses.run("attention_roles", store)
     with pytest.raises(CaptureError, match="keys"):

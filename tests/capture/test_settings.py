@@ -70,7 +70,13 @@ def test_layers_that_are_none(text):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4GB", 4 * 10**9), ("512 MB", 512 * 10**6), ("1.5g", 15 * 10**8), (10**8, 10**8)],
+    [
+        ("4GB", 4 * 10**9),
+        ("512 MB", 512 * 10**6),
+        ("1.5g", 15 * 10**8),
+        ("1 GiB", 2**30),
+        (10**8, 10**8),
+    ],
 )
 def test_memory(text, size):
     assert parse_memory(text) == size

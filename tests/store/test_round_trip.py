@@ -243,8 +243,8 @@ def test_torch_keeps_the_dtype_and_the_bits(kept):
 
 def test_statistics_of_a_layer_are_those_of_its_rows(kept):
     store = Store(kept.path)
-    for site, layer in [("z", 2), ("mlp_out", 2), ("embed", 0)]:
-        rows = store[site].read(layers=layer if site != "embed" else None).astype(np.float64)
+    for site, layer in [("z", 2), ("mlp_out", 2), ("embed", None)]:
+        rows = store[site].read(layers=layer).astype(np.float64)
         found = store.statistics(site, layer)
         assert found.n_row == len(rows)
         np.testing.assert_array_equal(found.min, rows.min(0))
@@ -253,6 +253,9 @@ def test_statistics_of_a_layer_are_those_of_its_rows(kept):
         np.testing.assert_allclose(found.std, rows.std(0), rtol=1e-5)
     with pytest.raises(SiteError, match="0, 2"):
         store.statistics("mlp_out", 1)
+    for site, layer in [("z", None), ("embed", 0)]:
+        with pytest.raises(ArgumentError, match=site):
+            store.statistics(site, layer)
 
 
 def test_statistics_are_those_of_each_chunk(kept):

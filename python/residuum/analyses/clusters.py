@@ -53,7 +53,7 @@ TABLES = (
         "the start that was kept",
         pa.schema(
             [
-                column("n", pa.int64(), "rows in a cluster", unit="rows"),
+                column("n", pa.int64(), "rows that were assigned to a cluster", unit="rows"),
                 column("n_sample", pa.int64(), "rows that the centres were found on", unit="rows"),
                 column("inertia", pa.float64(), "sum of squared distances to the centres"),
                 column("n_iteration", pa.int32(), "moves of the centres"),

@@ -95,6 +95,9 @@ def _convert(value: object, hint: Any) -> Any:  # noqa: ANN401  what it returns 
 def _tuple(value: object, item: type) -> tuple[Any, ...]:
     if isinstance(value, str):
         parts: Sequence[object] = [part for part in value.split(",") if part]
+        if value and not parts:
+            reason = "it names nothing; a token of commas is named by its id, id:11"
+            raise ValueError(reason)
         if item is int:  # of text, blanks are a part: a token often starts with one
             parts = [number for part in parts for number in _range(str(part).strip())]
     elif isinstance(value, slice):

@@ -1,4 +1,4 @@
-"""Token ids for what people write: a number, or the text of a token."""
+"""Token ids for what people write: the text of a token, `id:464`, or a number that is no text."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -28,10 +28,13 @@ SEPARATORS = frozenset(
 )
 CONFIGURED = ("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 CLOSE = 8  # texts named by the error
+ID = "id:"
 
 
 def token_ids(store: "Store", names: Iterable[str]) -> NDArray[np.int32]:
-    """The ids of tokens named by id or by decoded text, a leading blank being part of the text.
+    """The ids of tokens named by decoded text, a leading blank being part of it, or by id.
+
+    `464` is the token of that text where there is one, and otherwise the id; `id:464` is the id.
 
     Raises:
         ArgumentError: A name that is neither; the message offers texts that contain it.
@@ -57,8 +60,9 @@ def separator_ids(store: "Store") -> NDArray[np.int32]:
 def _find(name: str, vocabulary: list[str]) -> int:
     if name in vocabulary:
         return vocabulary.index(name)
-    if name.isdecimal() and int(name) < len(vocabulary):
-        return int(name)
+    number = name.removeprefix(ID)
+    if number.isdecimal() and int(number) < len(vocabulary):
+        return int(number)
     close = [repr(text) for text in vocabulary if name.strip() and name.strip() in text][:CLOSE]
     hint = f"; tokens that contain it: {', '.join(close)}" if close else ""
     message = f"no token is {name!r}, neither as text nor as an id below {len(vocabulary)}{hint}"

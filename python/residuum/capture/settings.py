@@ -25,7 +25,7 @@ SHARD_ROWS = 8192
 MEMORY_BYTES = 1 << 30
 LEAST_MEMORY_BYTES = 16 * 10**6
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_POWERS = ("", "k", "m", "g", "t")
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,19 @@ def parse_layers(layers: str | int | Iterable[int] | None) -> tuple[int, ...] | 
 
 
 def parse_memory(memory: str | int | None) -> int:
-    """Bytes from a number or text such as `4GB`, `512 MB`; None is the default budget.
+    """Bytes from a number or text such as `4GB`, `512 MiB`; None is the default budget.
 
     Raises:
         InputError: text that is no size, or less than the writer needs.
     """
     if memory is None:
         return MEMORY_BYTES
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(memory).lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(memory).lower())
     if match is None:
         message = f"memory {memory!r}: write a size such as 512MB or 4GB."
         raise InputError(message)
-    size = int(float(match[1]) * _UNITS[match[2]])
+    unit = 1024 ** _POWERS.index(match[2]) if match[3] else 1000 ** _POWERS.index(match[2])
+    size = int(float(match[1]) * unit)
     if size < LEAST_MEMORY_BYTES:
         message = f"memory {memory!r}: the writer needs {LEAST_MEMORY_BYTES // 10**6} MB at least."
         raise InputError(message)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from residuum.query import quote
 from residuum.store import SiteArray, Store
-from residuum.store.parts import BASE_SCHEMAS
+from residuum.store.parts import BASE_SCHEMAS, require
 
 MAX_ARRAY = 32_768
 """The widest vector that the extension gives as an array; wider ones, such as logits, are lists."""
@@ -59,6 +59,7 @@ def _vector(arguments: str, width: int, functions: Set[str]) -> str:
 
 def _table(store: Store, name: str) -> str:
     parts = store.parts(name)
+    require(parts)
     if parts:
         return f"SELECT * FROM {quote.parquet(parts)}"
     columns = ", ".join(

@@ -65,6 +65,18 @@ def remove_unlisted(tables: Path, listed: Mapping[str, Sequence[str]]) -> None:
                 path.unlink()
 
 
+def require(parts: Sequence[Path]) -> None:
+    """Refuse parts that are not there.
+
+    Raises:
+        StoreError: a part is missing.
+    """
+    for path in parts:
+        if not path.is_file():
+            message = f"{path} is missing, but the last commit lists it"
+            raise StoreError(message)
+
+
 def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:
     """Return the parts as one dataset; columns that some of them lack are null there.
 
@@ -73,10 +85,7 @@ def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:
     """
     if not parts:
         return pyarrow.dataset.dataset(empty.empty_table())
-    for path in parts:
-        if not path.is_file():
-            message = f"{path} is missing, but the last commit lists it"
-            raise StoreError(message)
+    require(parts)
     try:
         factory = pyarrow.dataset.FileSystemDatasetFactory(
             pa.fs.LocalFileSystem(),

@@ -32,7 +32,7 @@ class SiteStatistics:
     @classmethod
     def of(cls, kept: dict[str, Any], site: "SiteArray") -> "SiteStatistics":
         """What the core read, in the site's own axes."""
-        inner = site.shape[2:] if "layer" in site.axes else site.shape[1:]
+        inner = site.row_shape
         n_row: int = kept["n_row"]
         std = np.sqrt(kept["m2"] / n_row) if n_row else np.full_like(kept["m2"], np.nan)
         return cls(

@@ -17,7 +17,7 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from residuum import _residuum
-from residuum.errors import QueryError, SiteError, StoreError
+from residuum.errors import ArgumentError, QueryError, SiteError, StoreError
 from residuum.store import show, user_tables, verify
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
@@ -142,7 +142,7 @@ class Store:
         message = "a store cannot be iterated over; its sites are `store.sites`"
         raise TypeError(message)
 
-    def statistics(self, site: str, layer: int = 0) -> SiteStatistics:
+    def statistics(self, site: str, layer: int | None = None) -> SiteStatistics:
         """Return what the capture noted of a layer of a site; reads no activation.
 
         Args:
@@ -151,12 +151,17 @@ class Store:
 
         Raises:
             SiteError: a site or layer that was not captured, or a site without statistics.
+            ArgumentError: a layer for a site that has none, or none for one that has.
         """
-        kept = self._core.statistics(site, layer)
+        array = self[site]
+        if array.has_layers == (layer is None):
+            message = f"`{site}` has {'layers: say which' if layer is None else 'no layers'}"
+            raise ArgumentError(message)
+        kept = self._core.statistics(site, layer or 0)
         if kept is None:
             message = f"{self.path} keeps no statistics of `{site}`: read its rows instead."
             raise SiteError(message)
-        return SiteStatistics.of(kept, self[site])
+        return SiteStatistics.of(kept, array)
 
     @property
     def target(self) -> SiteArray | None:

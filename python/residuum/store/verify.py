@@ -90,6 +90,8 @@ def _table_problems(folder: Path) -> Iterator[Problem]:
         n_row, highest = 0, -1
         for part in commit["tables"].get(name, []):
             file = f"tables/{name}/{part}"
+            if not (folder / file).is_file():
+                return  # likewise
             try:
                 table = pyarrow.parquet.read_table(folder / file, partitioning=None)
             except (OSError, pa.ArrowException) as error:
