@@ -23,7 +23,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_store.TinyStore:
 
 
 @pytest.fixture
-def sql(extension: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def sql(extension: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A connection of the DuckDB in this environment, extension loaded."""
     with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
         connection.execute(f"LOAD '{extension}'")

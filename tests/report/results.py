@@ -109,7 +109,13 @@ def attention_roles(n_layer=3, n_head=5):
 
 def clusters(k=4, *, tokens=True):
     sizes = [
-        {"cluster": i, "size": 10 - i, "mean_distance": 1.0, "inertia": 2.0, "inertia_share": 1 / k}
+        {
+            "cluster": i,
+            "size": max(1, 10 - i),
+            "mean_distance": 1.0,
+            "inertia": 2.0,
+            "inertia_share": 1 / k,
+        }
         for i in range(k)
     ]
     nearest = [

@@ -1,5 +1,6 @@
 """Charts as specifications and as PNG."""
 
+import re
 import struct
 import zlib
 
@@ -37,6 +38,40 @@ def test_all_zero_values_still_have_a_scale():
     rows = [{"layer": 0, "head": 0, "mean": 0.0}]
     chart = head_map(rows, value="mean", title="t", says="s", unit="logits", signed=True)
     assert chart.spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [-1.0, 1.0]
+
+
+def test_counts_in_tooltips_are_whole():
+    heads, _ = sections(results.head_attribution())
+    shown = {t["field"]: t for t in heads.charts[0].spec["layer"][0]["encoding"]["tooltip"]}
+    assert shown["n"]["format"] == ",d"
+    assert shown["mean"]["title"] == "mean (logits)"
+
+
+@pytest.mark.parametrize(("n_layer", "labels"), [(1, [0]), (2, [0, 1]), (48, [*range(0, 48, 4)])])
+def test_layers_along_a_line_are_whole(n_layer, labels):
+    _, curves = sections(results.logit_lens(n_layer=n_layer))
+    assert curves.charts[0].spec["encoding"]["x"]["axis"]["values"] == labels
+
+
+@pytest.mark.parametrize(("n_layer", "step"), [(1, 1), (14, 1), (15, 2), (48, 4)])
+def test_of_many_layers_the_lens_map_shows_some(n_layer, step):
+    first, _ = sections(results.logit_lens(1, 2, n_layer))
+    params = {param["name"]: param for param in first.charts[0].spec["params"]}
+    assert params["step"]["value"] == step
+    assert params["step"].get("bind", {}).get("options", [1])[-1] == step
+    (rows,) = first.charts[0].spec["datasets"].values()
+    shown = {row["layer"] for row in rows if row["layers_after"] % step == 0}
+    assert n_layer - 1 in shown
+    assert len(shown) <= 14
+
+
+def test_roles_share_their_colours_and_a_role_of_no_token_keeps_its_row():
+    maps, strongest = sections(results.attention_roles())
+    scales = [chart.spec["layer"][0]["encoding"]["color"]["scale"] for chart in maps.charts]
+    assert len(maps.charts) == 5
+    assert all(scale == scales[0] for scale in scales)
+    assert strongest.html.count("<tr>") == 1 + 6
+    assert re.findall(r">([^<]*)</td>", strongest.html)[-8:] == ["Separators", "0", *[""] * 6]
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

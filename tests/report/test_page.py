@@ -109,6 +109,13 @@ def test_an_empty_trajectory_says_so():
     assert first.charts == ()
 
 
+def test_an_attribution_of_no_token_says_so():
+    full = results.head_attribution()
+    heads = full["heads"].drop_columns(["n"]).append_column("n", pa.array([0] * 15))
+    (only,) = sections(Result("head_attribution", full.parameters, {**full.tables, "heads": heads}))
+    assert only.text == "No token has a logit to explain."
+
+
 def test_no_examples_in_the_menu_beyond_its_length():
     first, _ = sections(results.logit_lens(n_example=20, n_token=3))
     spec = first.charts[0].spec

@@ -6,6 +6,7 @@ carry unit and meaning in the Arrow field's metadata; `unit` and `meaning` read 
 
 import html
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -93,34 +94,50 @@ class Result(Mapping[str, pa.Table]):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         parts = [f"<p><b>{html.escape(self.analysis)}</b>({html.escape(shown)})</p>"]
         for name, table in self.tables.items():
-            parts.append(f"<p>{html.escape(name)}: {table.num_rows:,} rows</p>")
+            rows = "row" if table.num_rows == 1 else "rows"
+            parts.append(f"<p>{html.escape(name)}: {table.num_rows:,} {rows}</p>")
             parts.append(html_table(table.slice(0, PREVIEW_ROWS)))
         return "".join(parts)
 
 
 def html_table(table: pa.Table) -> str:
-    """A plain HTML table of all rows; numbers get four significant digits."""
+    """A plain HTML table of all rows; the numbers of a column have the same decimals."""
     head = "".join(_heading(table, name) for name in table.column_names)
-    columns = [table.column(name).to_pylist() for name in table.column_names]
-    rows = "".join(
-        "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
-        for row in zip(*columns, strict=True)
-    )
+    columns = [_cells(table, name) for name in table.column_names]
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _heading(table: pa.Table, name: str) -> str:
-    of, kind = unit(table, name), table.schema.field(name).type
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    of = unit(table, name)
     text = html.escape(f"{name} ({of})" if of else name)
-    return f'<th class="number">{text}</th>' if is_number else f"<th>{text}</th>"
+    return f'<th style="text-align:{_side(table, name)}">{text}</th>'
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "<td></td>"
-    if isinstance(value, float):
-        return f'<td class="number">{value:.4g}</td>'
-    if isinstance(value, int):
-        return f'<td class="number">{value}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
+def _cells(table: pa.Table, name: str) -> list[str]:
+    values = table.column(name).to_pylist()
+    form = _format(table, name, values)
+    texts = ["" if value is None else html.escape(format(value, form)) for value in values]
+    return [f'<td style="text-align:{_side(table, name)}">{text}</td>' for text in texts]
+
+
+def _side(table: pa.Table, name: str) -> str:
+    """Where a column is aligned; notebooks have styles of their own, so that cells must say."""
+    kind = table.schema.field(name).type
+    return "right" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else "left"
+
+
+def _format(table: pa.Table, name: str, values: list[Any]) -> str:
+    """Four digits of a column's largest number; counts, which have a unit, with separators."""
+    kind = table.schema.field(name).type
+    if pa.types.is_integer(kind):
+        return "," if unit(table, name) else "d"
+    if not pa.types.is_floating(kind):
+        return ""
+    finite = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(finite, default=0.0)
+    if not 1e-3 <= largest < 1e9:
+        return ".4g"
+    if all(value.is_integer() for value in finite):
+        return ".0f"
+    return f"z.{max(0, 3 - math.floor(math.log10(largest)))}f"

@@ -19,10 +19,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 Drawing: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 
-CELL = 34  # pixels of a cell that holds a number
-SMALL_CELL = 20
+CELL_HEIGHT = 26  # pixels of a cell that holds a number
+CELL_WIDTH = {0: 34, 2: 34, 3: 42}  # by the decimals of the number
 TEXT_CELLS = 16  # a map wider than this has no room for numbers
+SMALL_CELLS = (6, 20)  # least and largest without numbers
+MAP_WIDTH = 440  # of a map without numbers; two such maps fit beside each other
+MAP_LEGEND = (40, 200)
+LEGEND_TITLE = 18
 LINE_WIDTH, LINE_HEIGHT = 420, 240
+LAYER_LABELS = 13  # along the axis of a line chart, fewer than this
 PNG_SCALE = 2.0
 
 
@@ -121,56 +126,86 @@ def head_map(
     """
     if high is None:
         high = largest(row[value] for row in rows)
-    n_head = 1 + max((row["head"] for row in rows), default=0)
+    shown = [name for name in rows[0] if name not in ("layer", "head")]
+    n_head = len({row["head"] for row in rows})
+    n_layer = len({row["layer"] for row in rows})
     roomy = n_head <= TEXT_CELLS
+    decimals = 3 if high < 0.3 else 2 if high < 30 else 0
+    small = within(SMALL_CELLS, MAP_WIDTH // n_head)
+    width, height = (CELL_WIDTH[decimals], CELL_HEIGHT) if roomy else (small, small)
     if signed:
-        scale = alt.Scale(domain=[-high, high], domainMid=0, interpolate="lab")
+        scale = alt.Scale(domain=[-high, high], domainMid=0, nice=True, interpolate="lab")
     else:
-        scale = alt.Scale(domain=[0, high], interpolate="lab")
+        scale = alt.Scale(domain=[0, high], nice=True, interpolate="lab")
     base = alt.Chart(data(rows)).encode(
-        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, orient="top")),
-        y=alt.Y("layer:O", title="layer"),
+        x=alt.X("head:O", title="head", axis=cell_axis(orient="top")),
+        y=alt.Y("layer:O", title="layer", axis=cell_axis()),
         tooltip=[
-            alt.Tooltip("layer:O"),
-            alt.Tooltip("head:O"),
-            *(
-                alt.Tooltip(f"{name}:Q", format=".4~g")
-                for name in rows[0]
-                if name not in ("layer", "head")
-            ),
-        ]
-        if rows
-        else [],
+            "layer:O",
+            "head:O",
+            *(_number(name, rows[0][name], unit if name == value else "") for name in shown),
+        ],
     )
-    cells = base.mark_rect(cornerRadius=2).encode(
-        color=alt.Color(f"{value}:Q", title=unit, scale=scale, legend=alt.Legend(format=".2~g"))
+    legend = alt.Legend(
+        format=".2~g", gradientLength=within(MAP_LEGEND, n_layer * height - LEGEND_TITLE)
+    )
+    cells = base.mark_rect(cornerRadius=2 if roomy else 0).encode(
+        color=alt.Color(f"{value}:Q", title=unit, scale=scale, legend=legend)
     )
     layers = [cells]
     if roomy:
-        strength = f"abs(datum['{value}']) / {high}"
         numbers = base.mark_text(fontSize=10).encode(
-            text=alt.Text(f"{value}:Q", format=".2f"), color=contrast(strength)
+            text=alt.Text(f"{value}:Q", format=f".{decimals}f"),
+            color=contrast(f"abs(datum['{value}']) / {high}"),
         )
         layers.append(numbers)
-    step = alt.Step(CELL if roomy else SMALL_CELL)
-    chart = alt.layer(*layers).properties(
-        width=step, height=alt.Step(CELL * 0.75 if roomy else SMALL_CELL)
-    )
+    chart = alt.layer(*layers).properties(width=alt.Step(width), height=alt.Step(height))
     return finish(chart, title=title, says=says)
+
+
+def within(ends: tuple[int, int], value: int) -> int:
+    """The value, or the end that it is beyond."""
+    return min(max(value, ends[0]), ends[1])
+
+
+def cell_axis(**more: Any) -> alt.Axis:  # noqa: ANN401  whatever an axis takes
+    """An axis of cells: no lines, and as many labels as there is room for."""
+    return alt.Axis(
+        domain=False,
+        ticks=False,
+        labelAngle=0,
+        labelOverlap="parity",
+        labelSeparation=4,
+        labelPadding=5,
+        **more,
+    )
+
+
+def _number(name: str, example: object, unit: str) -> alt.Tooltip:
+    title = f"{name} ({unit})" if unit else name
+    form = ",d" if isinstance(example, int) else ".4~g"
+    return alt.Tooltip(f"{name}:Q", title=title, format=form)
 
 
 def layer_lines(rows: Rows, *, title: str, says: str, unit: str) -> Chart:
     """Lines over layers: mappings with `layer`, `value` and `series`, the name of the line."""
+    layers = sorted({row["layer"] for row in rows})
+    labelled = layers[:: 1 + len(layers) // LAYER_LABELS]
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
             "layer:Q",
             title="layer",
-            axis=alt.Axis(format="d", tickMinStep=1, grid=False, labelFlush=False),
+            axis=alt.Axis(format="d", values=labelled, grid=False, labelFlush=False),
             scale=alt.Scale(nice=False),
         ),
         y=alt.Y("value:Q", title=unit),
-        color=alt.Color("series:N", title=None, legend=alt.Legend(orient="top", columns=1)),
+        color=alt.Color(
+            "series:N",
+            title=None,
+            sort=list(dict.fromkeys(row["series"] for row in rows)),
+            legend=alt.Legend(orient="top", columns=1),
+        ),
         tooltip=["series:N", "layer:O", alt.Tooltip("value:Q", format=".4~g", title=unit)],
     )
-    chart = base.mark_line(point=alt.OverlayMarkDef(size=45, filled=True))
+    chart = base.mark_line(point=alt.OverlayMarkDef(size=36, filled=True))
     return finish(chart.properties(width=LINE_WIDTH, height=LINE_HEIGHT), title=title, says=says)

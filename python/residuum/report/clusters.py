@@ -7,12 +7,12 @@ from typing import Any
 import altair as alt
 
 from residuum.analyses.result import Result
-from residuum.report.charts import Chart, count, data, finish
+from residuum.report.charts import Chart, cell_axis, count, data, finish, within
 from residuum.report.sections import Section
 
 CLUSTERS = 60  # with their nearest rows spelt out
-BAR_STEP = 18
-HEIGHT = 180
+BAR_STEP = (6, 22)  # pixels, least and largest
+WIDTH, HEIGHT = 440, 180
 
 
 def sections(result: Result) -> list[Section]:
@@ -32,29 +32,42 @@ def _sizes(result: Result) -> Section:
     total = sum(row["size"] for row in rows)
     text = f"{count(total, 'row')} of {_where(result)} in {count(len(rows), 'cluster')}."
     charts = (
-        _bars(rows, "size", "Rows in each cluster", "rows", "Clusters by size."),
-        _bars(rows, "inertia_share", "Share of the spread", "share of inertia", "Same order."),
+        _bars(
+            rows,
+            "size",
+            title="Rows in each cluster",
+            unit="rows",
+            says="Clusters are numbered by size.",
+        ),
+        _bars(
+            rows,
+            "inertia_share",
+            title="Share of the spread",
+            unit="share of inertia",
+            says="Of the squared distances to the centres, summed over all rows.",
+        ),
     )
     return Section("Sizes", text, charts)
 
 
-def _bars(rows: list[dict[str, Any]], field: str, title: str, unit: str, says: str) -> Chart:
+def _bars(rows: list[dict[str, Any]], field: str, *, title: str, unit: str, says: str) -> Chart:
     order = [row["cluster"] for row in rows]
+    step = within(BAR_STEP, WIDTH // len(rows))
     chart = (
         alt.Chart(data(rows))
         .mark_bar()
         .encode(
-            x=alt.X("cluster:O", sort=order, title="cluster", axis=alt.Axis(labelAngle=0)),
+            x=alt.X("cluster:O", sort=order, title="cluster", axis=cell_axis()),
             y=alt.Y(f"{field}:Q", title=unit),
             tooltip=[
                 "cluster:O",
-                "size:Q",
+                alt.Tooltip("size:Q", title="rows", format=",d"),
                 alt.Tooltip("mean_distance:Q", title="mean distance", format=".4~g"),
                 alt.Tooltip("inertia_share:Q", title="share of inertia", format=".2%"),
             ],
         )
     )
-    return finish(chart.properties(width=alt.Step(BAR_STEP), height=HEIGHT), title=title, says=says)
+    return finish(chart.properties(width=alt.Step(step), height=HEIGHT), title=title, says=says)
 
 
 def _nearest(result: Result) -> Section:

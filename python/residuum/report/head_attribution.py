@@ -6,16 +6,19 @@ import altair as alt
 import pyarrow.compute as pc
 
 from residuum.analyses.result import Result
-from residuum.report.charts import Chart, count, data, finish, head_map
+from residuum.report.charts import Chart, count, data, finish, head_map, within
 from residuum.report.sections import Section, fold, scroll
 
 TOP = 12
-LINE_HEIGHT = 260
-BAR_STEP = 9  # pixels; a layer has one bar for each kind
+BARS_HEIGHT, BARS_WIDTH = 260, 800
+BAR_STEP = (5, 14)  # pixels, least and largest; a layer has one bar for each kind
+ENDS = {"embedding": "embed", "output bias": "bias"}  # before the first layer and after the last
 
 
 def sections(result: Result) -> list[Section]:
     """Heads, then everything that adds to the logit, layer by layer."""
+    if not pc.sum(result["heads"]["n"]).as_py():
+        return [Section("Heads", "No token has a logit to explain.")]
     return [_heads(result), _components(result)]
 
 
@@ -37,7 +40,8 @@ def _heads(result: Result) -> Section:
         f"What each head's output adds, by itself, to {_question(result)}, with the final norm's "
         "scale held at its captured value. A later component that reads the head is not counted."
     )
-    return Section("Heads", text, (chart,), f"<h4>Strongest heads</h4>{scroll(strongest)}")
+    listed = f"<div><h4>Strongest heads</h4>{scroll(strongest)}</div>"
+    return Section("Heads", text, (chart,), listed)
 
 
 def _question(result: Result) -> str:
@@ -73,26 +77,39 @@ def _components(result: Result) -> Section:
 def _bars(rows: list[dict[str, Any]]) -> Chart:
     """Bars in the order of the stream: one group per layer, one colour per kind."""
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    slots = [kind for kind in kinds if kind not in ENDS]
+    middle = slots[len(slots) // 2]
     bars = [
-        {**row, "place": row["kind"] if row["layer"] is None else str(row["layer"])} for row in rows
+        {
+            **row,
+            "place": ENDS.get(row["kind"], str(row["layer"])),
+            "slot": middle if row["kind"] in ENDS else row["kind"],
+        }
+        for row in rows
     ]
     places = list(dict.fromkeys(bar["place"] for bar in bars))
     base = alt.Chart(data(bars)).encode(
-        x=alt.X("place:N", sort=places, title="layer", axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("kind:N", sort=kinds),
+        x=alt.X(
+            "place:N",
+            sort=places,
+            title="layer",
+            axis=alt.Axis(labelAngle=0, labelOverlap="parity", labelSeparation=4),
+        ),
+        xOffset=alt.XOffset("slot:N", sort=slots),
         y=alt.Y("mean:Q", title="mean contribution (logits)"),
         color=alt.Color("kind:N", sort=kinds, title=None, legend=alt.Legend(orient="top")),
         tooltip=[
             "component:N",
             alt.Tooltip("mean:Q", format=".4~g"),
             alt.Tooltip("std:Q", format=".4~g"),
-            "n:Q",
+            alt.Tooltip("n:Q", format=",d"),
         ],
     )
     zero = alt.Chart(alt.InlineData(values=[{}])).mark_rule().encode(y=alt.datum(0))
     chart = alt.layer(base.mark_bar(), zero)
+    step = within(BAR_STEP, BARS_WIDTH // (len(places) * (len(slots) + 1)))
     return finish(
-        chart.properties(width=alt.Step(BAR_STEP), height=LINE_HEIGHT),
+        chart.properties(width=alt.Step(step), height=BARS_HEIGHT),
         title="Mean contribution of each component",
         says="In the order of the residual stream.",
     )

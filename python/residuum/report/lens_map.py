@@ -1,22 +1,36 @@
 """The lens heat map: tokens down, layers across, one example at a time.
 
-The reader picks the example and what the colour means; text in a cell is the top token there.
+The reader picks the example, what the colour means and, of many layers, which to see; text in a
+cell is the top token there.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from residuum.report.charts import Chart, Drawing, contrast, data, finish, largest
+from residuum.report.charts import (
+    Chart,
+    Drawing,
+    cell_axis,
+    contrast,
+    data,
+    finish,
+    largest,
+    within,
+)
 
-CELL_WIDTH, CELL_HEIGHT = 72, 22
-CELL_LETTERS = 9
-LABEL_LETTERS = 14
+COLUMNS = 14  # that fit without scrolling; of more layers, some are left out at first
+MAP_WIDTH = 840  # pixels, shared by the columns
+CELL_WIDTH = (60, 110)  # least and largest
+CELL_HEIGHT = 22
+GAP = OUTLINE = 1.8
+LETTERS = 14
 PREVIEW_LETTERS = 60
 LEGEND = 240  # pixels
 
-# What the colour can mean: field -> (name in the menu, format of the legend).
+# What the colour can mean: field -> its name.
 MEASURES = {
     "top_probability": "probability of the top token",
     "entropy": "entropy (nats)",
@@ -26,52 +40,67 @@ MEASURES = {
 
 def lens_map(rows: Sequence[Mapping[str, Any]], *, title: str, says: str) -> Chart:
     """The map, for rows of the table `trajectory` (one per token and layer)."""
-    cells = [_cell(row) for row in rows]
-    examples = list(dict.fromkeys(cell["example"] for cell in cells))
-    names = [_preview(example, cells) for example in examples]
-    example = alt.param(
-        name="example",
-        value=examples[0],
-        bind=alt.binding_select(options=examples, labels=names, name="Example "),
-    )
-    measure = alt.param(
-        name="measure",
-        value="top_probability",
-        bind=alt.binding_select(
-            options=list(MEASURES), labels=list(MEASURES.values()), name="Colour "
-        ),
-    )
+    layers = sorted({row["layer"] for row in rows})
+    cells = [_cell(row, len(layers) - 1 - layers.index(row["layer"])) for row in rows]
+    numbers = dict.fromkeys(cell["example"] for cell in cells)
+    examples = {number: _preview(number, cells) for number in numbers}
+    steps = _steps(len(layers))
+    step = max(steps)
+    width = within(CELL_WIDTH, MAP_WIDTH * step // len(layers))
     base = (
         alt.Chart(data(cells))
-        .transform_filter("datum.example == example")
+        .transform_filter("datum.example == example && datum.layers_after % step == 0")
         .transform_calculate(shown="datum[measure]", strength=f"datum[measure] / {_limit(cells)}")
         .encode(
             x=alt.X(
                 "layer:O",
                 title="layer",
-                axis=alt.Axis(labelAngle=0, orient="top", titleAnchor="start"),
+                scale=alt.Scale(paddingInner=GAP / width),
+                axis=cell_axis(orient="top", titleAnchor="start"),
             ),
             y=alt.Y(
                 "label:N",
                 sort=alt.EncodingSortField("token", op="min"),
                 title="token → next token",
-                axis=alt.Axis(
-                    labelFontSize=11,
-                    ticks=False,
-                    domain=False,
-                    titleAngle=0,
-                    titleAlign="right",
-                    titleX=-8,
-                    titleY=-8,
+                scale=alt.Scale(paddingInner=GAP / CELL_HEIGHT),
+                axis=cell_axis(
+                    labelFontSize=11, titleAngle=0, titleAlign="right", titleX=-8, titleY=-8
                 ),
             ),
         )
     )
-    chart = alt.layer(_rectangles(base, cells), _tokens(base))
-    shaped = chart.add_params(example, measure).properties(
-        width=alt.Step(CELL_WIDTH), height=alt.Step(CELL_HEIGHT)
+    chart = alt.layer(_rectangles(base, cells), _tokens(base, width)).add_params(
+        _menu("example", examples, label="Example", start=next(iter(examples))),
+        _menu("measure", MEASURES, label="Colour", start="top_probability"),
+        _menu("step", steps, label="Layers", start=step),
+    )
+    shaped = chart.properties(
+        width=alt.Step(width),
+        height=alt.Step(CELL_HEIGHT),
+        title=alt.TitleParams(
+            alt.ExprRef(f"{json.dumps(MEASURES)}[measure]"), fontSize=12, frame="group"
+        ),
     )
     return finish(shaped, title=title, says=says)
+
+
+def _menu(name: str, options: Mapping[Any, str], *, label: str, start: object) -> alt.Parameter:
+    """A parameter that the reader chooses; without a choice there is no menu."""
+    bind: Any = alt.Undefined
+    if len(options) > 1:
+        bind = alt.binding_select(
+            options=list(options), labels=list(options.values()), name=f"{label} "
+        )
+    return alt.param(name=name, value=start, bind=bind)
+
+
+def _steps(n_layer: int) -> dict[int, str]:
+    """Choices of layers: all, every second, … up to one that needs no scrolling."""
+    steps = {1: "all"}
+    while n_layer > COLUMNS * max(steps):
+        step = 2 * max(steps)
+        steps[step] = f"every {step}{'nd' if step == 2 else 'th'}, up to the last"
+    return steps
 
 
 def _rectangles(base: alt.Chart, cells: Sequence[Mapping[str, Any]]) -> Drawing:
@@ -91,7 +120,7 @@ def _rectangles(base: alt.Chart, cells: Sequence[Mapping[str, Any]]) -> Drawing:
         stroke=alt.condition(
             "datum.top_id === datum.target_id", alt.value("#e07b00"), alt.value("transparent")
         ),
-        strokeWidth=alt.value(1.8),
+        strokeWidth=alt.value(OUTLINE),
         tooltip=[
             alt.Tooltip("label:N", title="token → next"),
             alt.Tooltip("layer:O"),
@@ -106,8 +135,8 @@ def _rectangles(base: alt.Chart, cells: Sequence[Mapping[str, Any]]) -> Drawing:
     return drawn
 
 
-def _tokens(base: alt.Chart) -> Drawing:
-    words: alt.Chart = base.mark_text(fontSize=11, limit=CELL_WIDTH - 6).encode(
+def _tokens(base: alt.Chart, width: int) -> Drawing:
+    words: alt.Chart = base.mark_text(fontSize=11, limit=width - 6).encode(
         text="cell:N", color=contrast("datum.strength")
     )
     return words
@@ -122,14 +151,15 @@ def _limit(cells: Sequence[Mapping[str, Any]]) -> str:
     return "(" + " : ".join([*ends, "1"]) + ")"
 
 
-def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(row: Mapping[str, Any], layers_after: int) -> dict[str, Any]:
     after = "" if row["target_text"] is None else f" → {printable(row['target_text'])}"
     label = f"{row['token']}  {printable(row['text'])}{after}"
     keep = ("example", "token", "layer", "top_id", "target_id", "target_rank", "target_logprob")
     return {
         **{name: row[name] for name in (*keep, *MEASURES)},
+        "layers_after": layers_after,
         "label": label,
-        "cell": printable(row["top_text"], CELL_LETTERS),
+        "cell": printable(row["top_text"]),
         "top_text": printable(row["top_text"], PREVIEW_LETTERS),
     }
 
@@ -140,7 +170,7 @@ def _preview(example: int, cells: Sequence[Mapping[str, Any]]) -> str:
     return f"{example}: " + clip(" ".join(words), PREVIEW_LETTERS)
 
 
-def printable(text: str | None, letters: int = LABEL_LETTERS) -> str:
+def printable(text: str | None, letters: int = LETTERS) -> str:
     """A token as one visible word: line breaks and tabs as arrows, a leading blank as a dot."""
     if text is None:
         return ""

@@ -33,7 +33,7 @@ def _map(result: Result) -> Section:
     )
     text = (
         "The state after each layer, read through the final norm and the unembedding. Shown: "
-        f"{count(len(examples), 'example')}, up to {TOKENS} tokens of each."
+        f"{count(len(examples), 'example')}, the first {TOKENS} tokens of each."
     )
     return Section(title, text, (lens_map(chosen.to_pylist(), title="Logit lens", says=says),))
 

@@ -6,11 +6,13 @@ const darkness = matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
 
 async function draw(place) {
+  const mode = darkness.matches ? "dark" : "light";
   const spec = structuredClone(specs[place.dataset.chart]);
   spec.params.find((param) => param.name === "dark").value = darkness.matches;
   drawn.get(place)?.finalize();
   const made = await vegaEmbed(place, spec, {
-    config: configs[darkness.matches ? "dark" : "light"],
+    config: configs[mode],
+    tooltip: { theme: mode },
     renderer: "svg",
     actions: { export: { png: true, svg: true }, source: false, compiled: false, editor: false },
     downloadFileName: spec.description.split(".")[0],

@@ -14,7 +14,7 @@ import vl_convert
 
 from residuum.analyses.result import Result
 from residuum.report.card import StoreCard
-from residuum.report.charts import Chart, vl_version
+from residuum.report.charts import Chart, count, vl_version
 from residuum.report.sections import Section, sections
 from residuum.report.theme import config
 
@@ -93,10 +93,9 @@ def _section(section: Section, charts: list[Chart]) -> str:
     for chart in section.charts:
         figures.append(_figure(len(charts), chart))
         charts.append(chart)
-    shown = f'<div class="charts">{"".join(figures)}</div>' if figures else ""
     return (
         f"<h3>{html.escape(section.title)}</h3><p>{html.escape(section.text)}</p>"
-        f"{shown}{section.html}"
+        f'<div class="charts">{"".join(figures)}{section.html}</div>'
     )
 
 
@@ -126,7 +125,8 @@ def _sites(rows: Sequence[Mapping[str, object]]) -> str:
         for row in rows
     )
     return (
-        f"<details><summary>{len(rows)} captured sites</summary><div class='scroll' tabindex='0'>"
+        f"<details><summary>{count(len(rows), 'captured site')}</summary>"
+        "<div class='scroll' tabindex='0'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
 

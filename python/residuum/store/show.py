@@ -146,9 +146,10 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escaping.escape(cell)}</th>" for cell in head)
+    left = 'style="text-align:left"'  # notebooks have styles of their own
+    cells = "".join(f"<th {left}>{escaping.escape(cell)}</th>" for cell in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escaping.escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td {left}>{escaping.escape(cell)}</td>" for cell in row) + "</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
