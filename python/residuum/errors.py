@@ -13,8 +13,8 @@ class StoreError(ResiduumError, OSError):
     """A store is missing, damaged, incomplete or of another kind than asked for."""
 
 
-class SiteError(ResiduumError, KeyError, ValueError):
-    """A site, layer or head that does not exist, or that was not captured."""
+class SiteError(ResiduumError, KeyError, IndexError, ValueError):
+    """A site by its name, or a layer or head by its number, that is not there or not captured."""
 
     def __str__(self) -> str:
         """Return the message itself; `KeyError` alone would quote it."""
@@ -34,7 +34,7 @@ class CaptureError(ResiduumError, RuntimeError):
 
 
 class SelectionError(ResiduumError, IndexError):
-    """Rows, layers or heads that lie outside an array or cannot select from it."""
+    """Rows outside an array, or what cannot select from one; layers and heads are `SiteError`."""
 
 
 class ArgumentError(ResiduumError, ValueError):

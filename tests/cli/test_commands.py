@@ -21,7 +21,7 @@ def run(gpt2_folder, tmp_path_factory):
     sites = [f"--site={site}" for site in ("resid_post", "z", "pattern", "resid_final")]
     done = residuum("capture", gpt2_folder, folder / "texts.txt", "-o", out, *sites)
     assert done.out == ""
-    assert "5 examples" in done.err
+    assert "5 examples, 4 sites." in done.err
     assert "residuum info" in done.err
     return out
 
@@ -78,18 +78,62 @@ def test_sql_without_an_answer(run):
     assert residuum("sql", run, "SET threads = 1").out == ""
 
 
-def test_sql_prints_the_last_of_several_answers(run):
-    query = "SELECT 1 AS a; CREATE TEMP TABLE t AS SELECT 7 AS n; SELECT n FROM t"
-    assert sql(run, query) == [{"n": 7}]
+def test_sql_runs_all_statements_and_prints_what_each_answers(run):
+    query = "CREATE TEMP TABLE t AS SELECT 7 AS first; FROM t; DROP TABLE t; SELECT 8 AS second;"
+    said = residuum("sql", run, query).out
+    assert said.index("first") < said.index("7") < said.index("second") < said.index("8")
+    one = "CREATE TEMP TABLE t AS SELECT 7 AS n; SELECT n FROM t; -- the end"
+    assert sql(run, one) == [{"n": 7}]
     returning = "CREATE TEMP TABLE t (n INT); INSERT INTO t VALUES (3) RETURNING n"
     assert sql(run, returning) == [{"n": 3}]
 
 
-def test_sql_reads_a_script_from_stdin(run):
+@pytest.mark.parametrize("more", [["--format", "json"], ["--format", "csv"], ["-o", "a.parquet"]])
+def test_one_file_or_stream_holds_one_answer(run, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    inserted = "CREATE TEMP TABLE t (n INT); INSERT INTO t VALUES (3) RETURNING n; FROM t"
+    for query in ("SELECT 1 AS a; SELECT 2 AS b", inserted):
+        done = residuum("sql", run, query, *more, code=2)
+        assert f"{' '.join(more)} holds the answer of one query, but 2 were given" in done.err
+        assert done.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("query", ["", " \n", "-- SELECT 1", ";; /* nothing */ ;"])
+def test_a_query_without_a_statement_is_wrong_usage(run, query):
+    assert "no SQL statement" in residuum("sql", run, query, code=2).err
+    assert "no SQL statement" in new_process("sql", run, input=query).stderr
+
+
+def test_a_file_that_nothing_would_be_written_to_is_refused(run, tmp_path):
+    done = residuum("sql", run, "SET threads = 1", "-o", tmp_path / "a.csv", code=2)
+    assert "no answer" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_suffix_is_refused(run, tmp_path):
+    done = residuum("sql", run, "SELECT 1", "-o", tmp_path / "out.xyz", code=2)
+    assert all(word in done.err for word in ["out.xyz", ".csv, .json, .parquet, .txt", "--format"])
+    assert not list(tmp_path.iterdir())
+    residuum("sql", run, "SELECT 1 AS a", "-o", tmp_path / "out.xyz", "--format", "csv")
+    assert (tmp_path / "out.xyz").read_text() == "a\n1\n"
+
+
+def test_a_comment_behind_a_statement_is_no_part_of_it(run):
+    query = "-- ü\nSELECT 'é;' AS a; -- the end; of it\n ; /* really */"
+    assert "é;" in residuum("sql", run, query).out
+    assert sql(run, query) == [{"a": "é;"}]
+
+
+def test_sql_reads_a_script_from_stdin(run, tmp_path):
     script = "CREATE TEMP TABLE t AS\nSELECT 41 AS n;\nSELECT n + 1 AS answer FROM t"
     done = new_process("sql", run, "--format", "json", input=script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [{"answer": 42}]
+    done = new_process("sql", run, "-o", tmp_path / "a.csv", input=script)
+    assert (tmp_path / "a.csv").read_text() == "answer\n42\n", done.stderr
+    done = new_process("sql", run, input="SELECT 1 AS first;\nSELECT 2 AS second;")
+    assert done.stdout.index("first") < done.stdout.index("second")
     done = new_process("sql", run, input="SELEC;\nSELECT 1;\n")
     assert done.returncode == 1
     assert "SELEC" in done.stderr

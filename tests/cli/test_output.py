@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import os
+import subprocess
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from residuum.cli.output import choose_format, plain, write_relation
+from residuum.cli.output import choose_format, plain, write_relation, write_text
 
 QUERY = """
     SELECT * FROM (VALUES
@@ -74,6 +76,31 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert (tmp_path / "a.csv").read_text() == "old"
 
 
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """Such as /dev/stdout or /dev/null, which a rename would replace."""
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    write("csv", pipe, "SELECT 1 AS a")
+    assert reader.communicate(timeout=10)[0] == "a\n1\n"
+    assert pipe.is_fifo()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+    write("csv", tmp_path / "link.csv", "SELECT 1 AS a")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "a.csv").read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("none/a.txt", "there is no folder .*none$"), ("folder", "folder is a folder")],
+)
+def test_a_place_that_no_file_can_have_is_named(tmp_path, name, says):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=says):
+        write_text(tmp_path / name, "text")
+    assert [f.name for f in tmp_path.iterdir()] == ["folder"]
+
+
 @pytest.mark.parametrize(
     ("asked", "name", "form"),
     [
@@ -83,6 +110,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         (None, "a.parquet", "parquet"),
         ("json", "a.csv", "json"),
         (None, "a.txt", "table"),
+        ("table", "a.csv", "table"),
+        ("csv", "a.xyz", "csv"),
     ],
 )
 def test_format_follows_the_suffix(tmp_path, asked, name, form):

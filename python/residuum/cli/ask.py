@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ import click
 
 from residuum.cli.options import FilePath, debug_option, json_option, store_argument
 from residuum.cli.output import FORMATS, choose_format, print_json, write_relation
-from residuum.cli.statements import answers
+from residuum.cli.statements import answers, may_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
     import duckdb
@@ -62,7 +63,18 @@ def _print_extension_path(context: click.Context, _option: click.Parameter, valu
     context.exit()
 
 
-@click.command(short_help="Ask a store in SQL.")
+class _TakesSql(click.Command):
+    """A command of which an argument may start with a comment, `-- like this`, and be no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; a blank before it keeps SQL apart from options."""
+        starts_with_comment = re.compile(r"--[^\s=]*\s")
+        return super().parse_args(
+            ctx, [f" {a}" if starts_with_comment.match(a) else a for a in args]
+        )
+
+
+@click.command(cls=_TakesSql, short_help="Ask a store in SQL.")
 @store_argument
 @click.argument("query", required=False)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="How to print the answer.")
@@ -77,26 +89,42 @@ def _print_extension_path(context: click.Context, _option: click.Parameter, valu
 )
 @debug_option
 def sql(store: str, query: str | None, form: str | None, out: Path | None) -> None:
-    """Ask the store RUN a QUERY in DuckDB's SQL; without one, read statements from the terminal.
+    """Ask the store RUN a QUERY in DuckDB's SQL; without one, read it from stdin or a prompt.
 
     Views: one for each site, examples, tokens, user tables, results. Macros: logit_lens(),
-    head_logits(), nearest(). Files named -o FILE.csv, .json or .parquet choose their format.
+    head_logits(), nearest(). Files named -o FILE.csv, .json, .parquet or .txt choose their format.
     """
     import residuum
 
-    connection = residuum.open(store).connect()
-    if query is not None:
-        for relation in _last(answers(connection, query)):
-            write_relation(relation, choose_format(form, out), out)
-        return
-    if out is not None:
+    chosen, prompted = choose_format(form, out), query is None and sys.stdin.isatty()
+    if prompted and out is not None:
         message = "-o FILE needs a QUERY."
         raise click.UsageError(message)
-    from residuum.cli.prompt import prompt
+    connection = residuum.open(store).connect()
+    if prompted:
+        from residuum.cli.prompt import prompt
 
-    prompt(connection, form or "table", interactive=sys.stdin.isatty())
+        prompt(connection, chosen)
+        return
+    statements = connection.extract_statements(sys.stdin.read() if query is None else query)
+    _check_fits(statements, chosen, out)
+    for relation in answers(connection, statements):
+        write_relation(relation, chosen, out)
 
 
-def _last(relations: Iterator[duckdb.DuckDBPyRelation]) -> list[duckdb.DuckDBPyRelation]:
-    """The last of several results, the one that is printed; the statements before it have run."""
-    return list(relations)[-1:]
+def _check_fits(statements: Sequence[duckdb.Statement], form: str, out: Path | None) -> None:
+    """Check that there is something to run, and one answer where there is room for one."""
+    n = sum(map(may_answer, statements))
+    place = f"--format {form}" if out is None else f"-o {out}"
+    if not statements:
+        message = "there is no SQL statement in the query."
+    elif n > 1 and not (out is None and form == "table"):
+        message = (
+            f"{place} holds the answer of one query, but {n} were given: ask them one at a time, "
+            "or print them as tables."
+        )
+    elif n == 0 and out is not None:
+        message = f"there is no answer to write with {place}: no statement asks for rows."
+    else:
+        return
+    raise click.UsageError(message)

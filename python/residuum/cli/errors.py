@@ -30,8 +30,8 @@ def report_failure(error: BaseException) -> int:
         return USAGE
     if debugging:
         raise error
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        _say(str(error) or "Interrupted.")
+    if isinstance(error, KeyboardInterrupt | click.Abort) or _is_duckdbs_interrupt(error):
+        _say(_ended(str(error) or "Interrupted"))
     elif isinstance(error, click.ClickException):
         _say(error.format_message())
     elif isinstance(error, ResiduumError | OSError | ImportError):
@@ -47,6 +47,11 @@ def report_failure(error: BaseException) -> int:
 
 def _is_duckdb(error: BaseException) -> bool:
     return any(c.__module__.split(".")[0] in {"duckdb", "_duckdb"} for c in type(error).__mro__)
+
+
+def _is_duckdbs_interrupt(error: BaseException) -> bool:
+    """Whether this is Ctrl-C, as DuckDB passes it on."""
+    return isinstance(error, RuntimeError) and str(error) == "Query interrupted"
 
 
 def _ended(sentence: str) -> str:

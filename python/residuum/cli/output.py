@@ -19,15 +19,22 @@ if TYPE_CHECKING:
     import duckdb
 
 FORMATS = ("table", "csv", "json", "parquet")
-SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
 BATCH_ROWS = 2048
 
 
 def choose_format(asked: str | None, out: Path | None) -> str:
-    """The format asked for, else that of the file's suffix, else a table."""
-    if asked is not None:
-        return asked
-    return SUFFIXES.get(out.suffix.lower(), "table") if out is not None else "table"
+    """The format asked for, else that of the file's suffix, else a table.
+
+    Raises:
+        UsageError: a suffix that says nothing.
+    """
+    if asked is not None or out is None:
+        return asked or "table"
+    if out.suffix.lower() not in SUFFIXES:
+        message = f"-o {out}: end the name in {', '.join(SUFFIXES)}, or choose with --format."
+        raise click.UsageError(message)
+    return SUFFIXES[out.suffix.lower()]
 
 
 def write_relation(relation: duckdb.DuckDBPyRelation, form: str, out: Path | None) -> None:
@@ -52,16 +59,32 @@ def _to(out: Path | None, write: Callable[[IO[Any]], object], *, binary: bool) -
         write(sys.stdout.buffer if binary else sys.stdout)
         sys.stdout.flush()
         return
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        _fill(out, write, binary=binary)  # a rename would replace the link, device or pipe
+        return
+    if not out.parent.is_dir():
+        message = f"{out}: there is no folder {out.parent}"
+        raise FileNotFoundError(message)
     handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    Path(name).chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+    os.close(handle)
+    part = Path(name)
     try:
-        mode, encoding = ("wb", None) if binary else ("w", "utf-8")
-        with os.fdopen(handle, mode, encoding=encoding, newline=None if binary else "") as stream:
-            write(stream)
-        Path(name).replace(out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        _fill(part, write, binary=binary)
+        part.replace(out)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        error.add_note(f"{out} was not written.")
         raise
+
+
+def _fill(path: Path, write: Callable[[IO[Any]], object], *, binary: bool) -> None:
+    if path.is_dir():
+        message = f"{path} is a folder; name a file"
+        raise IsADirectoryError(message)
+    mode, encoding, newline = ("wb", None, None) if binary else ("w", "utf-8", "")
+    with path.open(mode, encoding=encoding, newline=newline) as stream:
+        write(stream)
 
 
 def _umask() -> int:

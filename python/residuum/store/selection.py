@@ -6,17 +6,21 @@ numbers count from the end. Everything is checked here; the core gets plain numb
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from residuum.errors import SelectionError
+from residuum.errors import SelectionError, SiteError
+
+HEAD_AXES = ("head", "kv_head")
 
 Selector: TypeAlias = (
     int | slice | range | Sequence[int] | NDArray[Any] | pa.Array | pa.ChunkedArray | None
 )
+Key: TypeAlias = Selector | EllipsisType | tuple[Selector | EllipsisType, ...]
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,15 @@ class Axis:
 
     def refuse(self, what: str) -> NoReturn:
         """Raise an error that names the axis and its length."""
-        message = f"{what} for axis `{self.name}` of {self.site}, whose length is {self.length}"
-        raise SelectionError(message)
+        raise SelectionError(self._about(what))
+
+    def lacks(self, number: int) -> NoReturn:
+        """Raise the error of a number out of range; a layer or head is missing like a site."""
+        error = SiteError if self.name in ("layer", *HEAD_AXES) else SelectionError
+        raise error(self._about(f"{number} is out of range"))
+
+    def _about(self, what: str) -> str:
+        return f"{what} for axis `{self.name}` of {self.site}, whose length is {self.length}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,13 @@ class Picked:
     n: int
     drop: bool = False
 
+    @property
+    def key(self) -> int | slice | NDArray[np.uint64]:
+        """The same selection as a key of a numpy array."""
+        if isinstance(self.index, tuple):
+            return slice(*self.index)
+        return int(self.index[0]) if self.drop else self.index
+
     def is_whole(self, length: int) -> bool:
         """Whether this is all of an axis of that length, in order."""
         return isinstance(self.index, tuple) and self.index == (0, length) and not self.drop
@@ -60,7 +78,9 @@ def pick(selector: Selector, axis: Axis) -> Picked:
     """Check a selector against its axis.
 
     Raises:
-        SelectionError: out of range, a mask of the wrong length, nulls in a column, or no selector.
+        SiteError: a layer or head out of range.
+        SelectionError: another number out of range, a mask of the wrong length, nulls in a column,
+            or no selector.
     """
     if selector is None:
         return Picked((0, axis.length), axis.length)
@@ -78,6 +98,31 @@ def pick(selector: Selector, axis: Axis) -> Picked:
     if array.dtype.kind not in "iu":
         axis.refuse(f"numbers of type {array.dtype} cannot be used")
     return Picked(_checked(array, axis), array.size)
+
+
+def spread(key: Key, axes: Sequence[Axis]) -> list[Selector]:
+    """A selector for every axis from what stands in brackets; axes not named are taken whole.
+
+    Raises:
+        SelectionError: more selectors than axes, a second `...`, or a new axis.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    dots = [place for place, one in enumerate(keys) if one is Ellipsis]
+    if len(dots) > 1:
+        message = f"{len(dots)} `...` in one selection: only one can stand for the other axes"
+        raise SelectionError(message)
+    n_given = len(keys) - len(dots)
+    n_whole = len(axes) - n_given
+    if n_whole < 0:
+        known = ", ".join(axis.name for axis in axes)
+        message = f"{n_given} axes are selected on, but {axes[0].site} has {len(axes)}: {known}"
+        raise SelectionError(message)
+    at = dots[0] if dots else len(keys)
+    selectors = [*keys[:at], *[slice(None)] * n_whole, *keys[at + 1 :]]
+    for axis, selector in zip(axes, selectors, strict=True):
+        if selector is None:
+            axis.refuse("None, which would make a new axis, cannot be used")
+    return selectors
 
 
 def _slice(selector: slice, axis: Axis) -> Picked:
@@ -113,7 +158,7 @@ def _checked(index: NDArray[Any], axis: Axis) -> NDArray[np.uint64]:
         return np.zeros(0, np.uint64)
     low, high = int(index.min()), int(index.max())
     if low < -axis.length or high >= axis.length:
-        axis.refuse(f"{high if high >= axis.length else low} is out of range")
+        axis.lacks(high if high >= axis.length else low)
     if low < 0:
         index = np.where(index < 0, index + axis.length, index)
     return np.ascontiguousarray(index, dtype=np.uint64)

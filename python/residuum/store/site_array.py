@@ -10,13 +10,13 @@ from numpy.typing import DTypeLike, NDArray
 from residuum import _residuum
 from residuum.errors import ArgumentError, SiteError
 from residuum.store import batches, show, tensors
-from residuum.store.selection import Axis, Picked, Selector, pick
+from residuum.store.selection import HEAD_AXES, Axis, Key, Picked, Selector, pick, spread
 
 if TYPE_CHECKING:
     import torch  # noqa: TID251  for the type of a result; tensors.py imports it when asked
 
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-_HEAD_AXES = ("head", "kv_head")
+_READ_AXES = ("row", "layer", *HEAD_AXES)
 
 
 class SiteArray:
@@ -95,8 +95,9 @@ class SiteArray:
                 to float32; ask for "bfloat16" to keep it.
 
         Raises:
-            SiteError: a layer that was not captured, or an axis that the site does not have.
-            SelectionError: a number out of range.
+            SiteError: a layer or head that does not exist or was not captured, or an axis that the
+                site does not have.
+            SelectionError: a row out of range, or what cannot select.
             ArgumentError: an `out` that does not fit.
         """
         picked = self._pick(rows, layers, heads)
@@ -192,6 +193,59 @@ class SiteArray:
             with_rows=with_rows,
         )
 
+    def __getitem__(self, key: Key) -> Any:  # noqa: ANN401  an array, or a number
+        """Read `site[rows, layers, heads, ...]`, as from a numpy array of this shape.
+
+        An integer drops its axis; a slice, list, array, mask or Arrow column keeps it. Several
+        lists each select along their own axis, as in zarr's `oindex` (numpy would pair them):
+        `z[[3, 8], [0, 1]]` is two layers of two rows. Only chunks of the rows, layers and heads
+        asked for are decoded.
+
+        A place along `layer` is the layer's number, so that `:` there needs every layer; `read`
+        takes those that were captured.
+
+        Raises:
+            SiteError: a layer or head that does not exist or was not captured.
+            SelectionError: another number out of range, or what cannot select.
+        """
+        axes = self._axes()
+        chosen = dict(zip(axes, spread(key, axes), strict=True))
+        read = {axis.name: chosen.pop(axis) for axis in axes if axis.name in _READ_AXES}
+        rest = [pick(selector, axis) for axis, selector in chosen.items()]
+        heads = read.get("head", read.get("kv_head"))
+        out = self.read(read["row"], read.get("layer"), heads)
+        # From the last axis to the first, so that a dropped axis moves no axis still to come.
+        for axis, picked in reversed(list(enumerate(rest, out.ndim - len(rest)))):
+            out = out[(slice(None),) * axis + (picked.key,)]
+        return out[()]
+
+    def __array__(
+        self,
+        dtype: DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001  numpy's protocol
+    ) -> NDArray[Any]:
+        """Read everything, for `np.asarray(site)`; the dtype is that of `read`.
+
+        Raises:
+            SiteError: not every layer was captured; `read` takes those that were.
+            ArgumentError: `copy=False`, because what is on disk has to be copied.
+        """
+        if copy is False:
+            message = (
+                f"{self.name} is on disk: reading it makes a copy, so that copy=False cannot be"
+            )
+            raise ArgumentError(message)
+        return self.read(layers=slice(None) if self.has_layers else None, dtype=dtype)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.n_row
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the rows, read a chunk at a time."""
+        for start in range(0, self.n_row, self.chunk_rows):
+            yield from self[start : start + self.chunk_rows]
+
     def __repr__(self) -> str:
         """Name, axes, dtype and size."""
         return show.site_text(self)
@@ -205,6 +259,10 @@ class SiteArray:
         picked = pick(rows, Axis("row", self.n_row, self.name))
         return picked, self._pick_layers(layers), self._pick_heads(heads)
 
+    def _axes(self) -> list[Axis]:
+        lengths = zip(self.axes, self.shape, strict=True)
+        return [Axis(name, length, self.name) for name, length in lengths]
+
     def _pick_layers(self, layers: Selector) -> Picked | None:
         if not self.has_layers:
             if layers is not None:
@@ -215,12 +273,12 @@ class SiteArray:
         return pick(layers, Axis("layer", self.shape[1], self.name))
 
     def _pick_heads(self, heads: Selector) -> Picked | None:
-        axis = next((axis for axis in self.axes if axis in _HEAD_AXES), None)
+        axis = next((axis for axis in self._axes() if axis.name in HEAD_AXES), None)
         if axis is None:
             if heads is not None:
                 self._refuse_axis("head")
             return None
-        return pick(heads, Axis(axis, self.shape[self.axes.index(axis)], self.name))
+        return pick(heads, axis)
 
     def _refuse_axis(self, name: str) -> NoReturn:
         axes = ", ".join(self.axes)
