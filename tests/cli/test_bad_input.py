@@ -323,7 +323,7 @@ def test_full_disk_leaves_the_last_commit(gpt2_folder, many, small_disk):
     out = small_disk / "run"
     cut = ["--shard-rows", 64, "--batch-tokens", 64, "--site", "resid_post", "--site", "mlp_out"]
     said = one_paragraph(capture(gpt2_folder, many, out, *cut, code=1))
-    assert "space" in said.lower()
+    assert f"file system of {out} is full: free some space" in said
     assert "--resume" in said
     assert json.loads(residuum("verify", out, "--json").out)["ok"]
     info = json.loads(residuum("info", out, "--json").out)
@@ -338,7 +338,7 @@ def test_full_disk_before_the_first_commit_leaves_nothing(gpt2_folder, many, sma
     out = small_disk / "run"
     sites = ["--site", "resid_post", "--site", "mlp_out", "--shard-rows", 8192]
     said = one_paragraph(capture(gpt2_folder, many, out, *sites, code=1))
-    assert "space" in said.lower()
+    assert f"file system of {out} is full" in said
     assert list(small_disk.iterdir()) == []
 
 

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from residuum.store.show import size
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -59,7 +61,7 @@ class Quiet:
 
 
 class Bar:
-    """A progress bar on stderr: examples, rows per second, gigabytes, time left."""
+    """A progress bar on stderr: examples, rows per second, bytes, time left."""
 
     def __init__(self, console: Console) -> None:
         """Draw on `console`."""
@@ -99,9 +101,7 @@ class Bar:
         self._bytes += n_bytes
         seconds = self._progress.tasks[0].elapsed or 0.0
         rate = f"{self._rows / seconds:,.0f} rows/s" if seconds > 0 else ""
-        self._progress.update(
-            self._task, advance=examples, rate=rate, size=f"{self._bytes / 1e9:.2f} GB"
-        )
+        self._progress.update(self._task, advance=examples, rate=rate, size=size(self._bytes))
 
 
 def reporter(*, show: bool | None) -> Reporter:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+_NAMED = 3
+"""Differences that a message names."""
+
 _LIBRARIES = ("residuum", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 SAME_MODEL = ("weights_hash", "tokenizer_hash", "architecture", "dtype", "attn_implementation")
@@ -109,9 +112,11 @@ def check_same(store: Path, old: Mapping[str, Any], model: Json, capture: Json) 
     """
     differences = list(_differences(old, model, capture))
     if differences:
+        more = len(differences) - _NAMED
         message = (
-            f"{store} holds another capture: {'; '.join(differences)}. Ask for what is there, or "
-            "capture into another folder."
+            f"{store} holds another capture: {'; '.join(differences[:_NAMED])}"
+            f"{f'; and {more} more' if more > 0 else ''}. Ask for what is there, or capture into "
+            "another folder."
         )
         raise CaptureError(message)
 
@@ -153,9 +158,7 @@ def check_same_inputs(store: Path, last: Mapping[str, Any], inputs: Inputs) -> N
     if there is not None and inputs.digest is not None and there != inputs.digest:
         message = (
             f"{store} was started with other inputs ({last['inputs']['name']}, SHA-256 "
-            f"{there[:12]}…, "
-            f"not {inputs.name}, {inputs.digest[:12]}…): resume with the same ones, or add these "
-            "to "
-            "the finished store with --append."
+            f"{there[:12]}…, not {inputs.name}, {inputs.digest[:12]}…): resume with the same ones, "
+            "or add these to the finished store with --append."
         )
         raise CaptureError(message)

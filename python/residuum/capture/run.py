@@ -10,6 +10,7 @@ fails later leaves the store at its last commit, to go on with `resume=True`.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from residuum.capture.stored import Stored
 from residuum.capture.tokenise import LengthRule
 from residuum.errors import CaptureError, InputError
 from residuum.store import Store, StoreWriter
+from residuum.store.show import count
 
 if TYPE_CHECKING:
     import os
@@ -134,12 +136,16 @@ def capture(
     job = Job.prepare(place.path, settings, opened, loaded, lengths)
     if stored is not None:
         provenance.check_same(place.path, stored.store.attributes, job.loaded.facts, job.facts)
-    if stored is None:
-        _start(job, show=progress)
-    elif resume:
-        _resume(job, stored, show=progress)
-    else:
-        _append(job, stored, show=progress)
+    try:
+        if stored is None:
+            _start(job, show=progress)
+        elif resume:
+            _resume(job, stored, show=progress)
+        else:
+            _append(job, stored, show=progress)
+    except OSError as error:
+        _note_full_disk(error, place.path)
+        raise
     return Store(place.path)
 
 
@@ -259,7 +265,8 @@ def _sit(
         outcome = session.run(job.source)
     if outcome.interrupted:
         message = (
-            f"Interrupted: {job.path} holds {outcome.n_example} examples. Go on with --resume."
+            f"Interrupted: {job.path} holds {count(outcome.n_example, 'example')}. "
+            "Go on with --resume."
         )
         raise KeyboardInterrupt(message)
 
@@ -267,5 +274,13 @@ def _sit(
 def _note_resume(error: Exception, path: Path) -> None:
     n_example = Stored.read(path).committed.n_example
     error.add_note(
-        f"{path} is left at its last commit with {n_example} examples; --resume goes on."
+        f"{path} is left at its last commit with {count(n_example, 'example')}; --resume goes on."
     )
+
+
+def _note_full_disk(error: OSError, path: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error.add_note(
+            f"The file system of {path} is full: free some space, or capture fewer sites or "
+            "layers, --dtype float16, or into another folder."
+        )

@@ -228,8 +228,8 @@ class Session:
         listed = ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
         message = (
             f"the activations are not all finite: {listed}. A wider --dtype helps against "
-            "overflow; "
-            "--allow-nonfinite keeps them as they are."
+            "overflow; --allow-nonfinite keeps them as they are, and then `SELECT row FROM "
+            "residuum_activations(store, site) WHERE NOT isfinite(norm)` finds the rows."
         )
         raise CaptureError(message)
 

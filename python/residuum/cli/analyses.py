@@ -30,7 +30,8 @@ def analyses(*, as_json: bool) -> None:
         return
     for one in found:
         click.echo(f"{one['name']}  {one['title']}")
-        click.echo(f"    needs {', '.join(' or '.join(need) for need in one['sites'])}")
+        needs = ", ".join(" or ".join(need) for need in one["sites"])
+        click.echo(f"    needs {needs or 'any site'}")
         for parameter in one["parameters"]:
             default = f" = {parameter['default']}" if "default" in parameter else ""
             click.echo(f"    {parameter['name']}{default}  {parameter['meaning']}")
@@ -42,7 +43,11 @@ def analyses(*, as_json: bool) -> None:
 @click.argument("analysis")
 @store_argument
 @click.option(
-    "--set", "settings", multiple=True, metavar="name=value", help="Set a parameter; repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="name=value",
+    help="Set a parameter, one --set each.",
 )
 @click.option(
     "-o", "--out", type=FilePath, metavar="DIR", help="Write the tables as Parquet there."
@@ -76,6 +81,9 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, object]:
         if not equals or not name:
             message = f"--set {setting}: write name=value."
             raise click.UsageError(message)
+        if name in parsed:
+            message = f"--set {name} was given twice: write its values in one, {name}=a,b."
+            raise click.UsageError(message)
         parsed[name] = value
     return parsed
 
@@ -83,10 +91,12 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, object]:
 def _write_tables(tables: Mapping[str, pa.Table], out: Path) -> None:
     import pyarrow.parquet as pq
 
+    from residuum.store.show import count
+
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         pq.write_table(table, out / f"{name}.parquet")
-        click.echo(f"{out / name}.parquet: {table.num_rows} rows", err=True)
+        click.echo(f"{out / name}.parquet: {count(table.num_rows, 'row')}", err=True)
 
 
 def _show(table: pa.Table) -> None:
@@ -121,7 +131,7 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
     for analysis in asked:
         try:
             results.append(analysis.run(opened))
-        except ArgumentError as error:
+        except (ArgumentError, SiteError) as error:
             if names:
                 raise
             click.echo(f"left out: {error}", err=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def info(store: str, *, as_json: bool) -> None:
-    """Model, sites, shapes, sizes, results and provenance of the store RUN."""
+    """Model, sites, shapes and sizes of the store RUN; with --json also results and provenance."""
     import residuum
 
     opened = residuum.open(store)

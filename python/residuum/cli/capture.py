@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option(
     "--text-column",
     metavar="NAME",
-    help="Column with the text or the chat messages (text, else messages).",
+    help="Column with the text, chat messages or images (text, else messages, else image).",
 )
 @click.option("--truncate", is_flag=True, help="Cut off texts longer than the model's context.")
 @click.option("--window", type=int, metavar="N", help="Cut texts into examples of N tokens ...")
@@ -88,10 +88,13 @@ def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noq
     .jsonl, .csv, .parquet or a folder of images.
     """
     import residuum
+    from residuum.store.show import count
 
+    if options["resume"] and not out.exists():
+        click.echo(f"{out}: nothing to resume yet, a new capture.", err=True)
     store = residuum.capture(model, inputs, out, **options)
     click.echo(
-        f"{out}: {store.n_example} examples, {len(store.sites)} sites. "
+        f"{out}: {count(store.n_example, 'example')}, {count(len(store.sites), 'site')}. "
         f"Next: residuum info {_quoted(out)}",
         err=True,
     )

@@ -101,6 +101,11 @@ def site_html(site: "SiteArray") -> str:
     return _html_table((site.name, ""), rows)
 
 
+def count(n: int, noun: str) -> str:
+    """A number and what is counted: `1 example`, `2,000 examples`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def size(n_bytes: int) -> str:
     """Bytes for people: `12.6 MB`; powers of 1000."""
     value, unit = float(n_bytes), 0
@@ -117,7 +122,8 @@ def _model(store: "Store") -> str:
 
 def _amount(store: "Store") -> str:
     state = "" if store.complete else ", capture not finished"
-    return f"{store.n_example:,} examples, {store.n_row:,} rows, commit {store.commit}{state}"
+    amount = f"{count(store.n_example, 'example')}, {count(store.n_row, 'row')}"
+    return f"{amount}, commit {store.commit}{state}"
 
 
 def _site_rows(store: "Store") -> list[tuple[str, str, str, str]]:

@@ -12,6 +12,7 @@ import pyarrow.parquet
 from residuum import _residuum
 from residuum.errors import StoreError
 from residuum.store.parts import EXAMPLES, TOKENS
+from residuum.store.show import count, size
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class VerifyReport:
 
     def __repr__(self) -> str:
         """One line, and one more per problem."""
-        found = f"{len(self.problems)} problems" if self.problems else "no problem"
+        found = count(len(self.problems), "problem") if self.problems else "no problem"
         first = (
-            f"{self.path}, commit {self.commit}: {found} in {self.files} files, "
-            f"{self.chunks} chunks, {self.bytes} bytes"
+            f"{self.path}, commit {self.commit}: {found} in {count(self.files, 'file')}, "
+            f"{count(self.chunks, 'chunk')}, {size(self.bytes)}"
         )
         return "\n".join([first, *(f"{p.file}: {p.what}" for p in self.problems)])
 
