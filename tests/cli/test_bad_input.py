@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,9 @@ def test_nonfinite_activations(gpt2_folder, inputs, tmp_path, value, counted):
     assert counted in said
     assert "--allow-nonfinite" in said
     capture(model, inputs, tmp_path / "run", "--allow-nonfinite")
+    query = said.split("`")[1]
+    found = json.loads(residuum("sql", tmp_path / "run", query, "--format", "json").out)
+    assert {row["example"] for row in found} == set(range(len(TEXTS)))
 
 
 def test_output_that_is_no_store(gpt2_folder, inputs, tmp_path):
@@ -139,6 +143,33 @@ def test_output_of_another_model(gpt2_folder, inputs, run, tmp_path):
     other = broken_model(gpt2_folder, tmp_path / "other", 1.0)
     for more in ("--resume", "--append"):
         assert "weights_hash" in refused(other, inputs, run, more)
+
+
+def test_output_of_another_family_names_a_few_differences(inputs, run, tmp_path):
+    import tiny_models
+
+    tiny_models.save("llama", tmp_path / "llama")
+    said = refused(tmp_path / "llama", inputs, run, "--append")
+    assert "architecture is GPT2LMHeadModel there, LlamaForCausalLM here" in said
+    assert re.search(r"and \d\d more", said)
+    assert len(said) < 500 + len(str(run))
+
+
+def test_resume_of_nothing_says_that_it_starts(gpt2_folder, inputs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "none", tmp_path / "empty"):
+        said = capture(gpt2_folder, inputs, out, "--resume").err
+        assert f"{out}: nothing to resume yet, a new capture." in said
+        assert "nothing to resume" not in capture(gpt2_folder, inputs, out, "--resume").err
+
+
+def test_a_model_run_in_64_bit_is_stored_in_32(gpt2_folder, inputs, tmp_path):
+    said = refused(gpt2_folder, inputs, tmp_path / "run", "--model-dtype", "float64")
+    assert "--dtype float32" in said
+    more = ["--model-dtype", "float64", "--dtype", "float32"]
+    capture(gpt2_folder, inputs, tmp_path / "run", *more)
+    info = json.loads(residuum("info", tmp_path / "run", "--json").out)
+    assert (info["model"]["dtype"], info["sites"]["z"]["dtype"]) == ("float64", "float32")
 
 
 def test_unknown_site(gpt2_folder, inputs, tmp_path):

@@ -2,8 +2,10 @@
 "else."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import duckdb
 import pyarrow.parquet as pq
@@ -43,6 +45,16 @@ def test_info(run):
     assert info["model"]["n_head"] == 5
     said = residuum("info", run).out
     assert all(word in said for word in ["resid_post", "pattern", "5 examples"])
+
+
+def test_one_is_singular(gpt2_folder, tmp_path):
+    (tmp_path / "one.txt").write_text("one\n")
+    out = tmp_path / "one.residuum"
+    done = residuum("capture", gpt2_folder, tmp_path / "one.txt", "-o", out, "--site", "z")
+    assert "1 example, 1 site." in done.err
+    assert "1 example, 1 row, commit" in residuum("info", out).out
+    (out / "tables" / "examples" / "part-00000001.parquet").unlink()
+    assert "1 problem in" in residuum("verify", out, code=1).err
 
 
 def test_verify(run):
@@ -138,6 +150,20 @@ def test_sql_reads_a_script_from_stdin(run, tmp_path):
     assert done.returncode == 1
     assert "SELEC" in done.stderr
     assert done.stdout == ""
+
+
+def test_ctrl_c_ends_a_query(run):
+    """Also one that DuckDB computes in a single piece, without a look at signals."""
+    query = "COPY (SELECT 1) TO '/dev/stdout'; SELECT sum(range) FROM range(1000000000000)"
+    command = [sys.executable, "-m", "residuum.cli", "sql", str(run), query]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "nterrupted." in said
+    assert len(said.splitlines()) == 1
 
 
 def test_extension_path_is_printed_without_a_store():

@@ -77,10 +77,11 @@ def test_a_session(store):
         assert "Parser Error" in session.type("SELEC;\n")
         assert "37" in session.type("SELECT 0; SELECT count(*) FROM embed;\n")
         session.type("SELECT nonsense\n", MORE)
+        time.sleep(0.5)  # readline shows its prompt a moment before it looks for Ctrl-C
         session.type(CTRL_C)
         session.type("SELECT sum(range) FROM range(1000000000000);\n", "000);")
         time.sleep(1)
-        assert "Interrupted" in session.type(CTRL_C)
+        assert "nterrupted" in session.type(CTRL_C)
         assert "43" in session.type("SELECT 43;\n")
         session.type(CTRL_D, "\n")
         assert session.process.wait(30) == 0

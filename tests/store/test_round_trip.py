@@ -190,7 +190,8 @@ def test_an_out_that_does_not_fit_is_refused_untouched(kept):
         (MASK[:-1], "a mask of length 36"),
         ([0.0, 1.0], "numbers of type float64"),
         ([[0, 1]], "a selector of 2 axes"),
-        (pa.array([1, None, None]), "a column with 2 nulls"),
+        (pa.array([1, None, None]), "a column with 2 nulls cannot"),
+        (pa.array([1, None]), "a column with 1 null cannot"),
         ("row", "axis `row`"),
     ],
 )

@@ -29,7 +29,7 @@ _NAMED = 3
 
 _LIBRARIES = ("residuum", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
-SAME_MODEL = ("weights_hash", "tokenizer_hash", "architecture", "dtype", "attn_implementation")
+SAME_MODEL = ("architecture", "weights_hash", "tokenizer_hash", "dtype", "attn_implementation")
 """Facts of a model that decide its activations (the configuration is compared apart)."""
 
 SAME_CAPTURE = (
@@ -143,7 +143,7 @@ def _difference(what: str, there: object, asked: object) -> Iterator[str]:
 
 def _short(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def check_same_inputs(store: Path, last: Mapping[str, Any], inputs: Inputs) -> None:

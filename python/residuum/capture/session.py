@@ -20,6 +20,7 @@ from residuum.capture.commit_points import CommitPoints, Queued
 from residuum.capture.sink import RowSink, RowWriter
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import CaptureError
+from residuum.sites import RowSpace, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,11 +226,11 @@ class Session:
             f"{site}{'' if layer is None else f' layer {layer}'} ({nan} NaN, {infinite} infinite)"
             for site, layer, nan, infinite in found
         ]
-        listed = ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
+        listed = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
         message = (
             f"the activations are not all finite: {listed}. A wider --dtype helps against "
-            "overflow; --allow-nonfinite keeps them as they are, and then `SELECT row FROM "
-            "residuum_activations(store, site) WHERE NOT isfinite(norm)` finds the rows."
+            "overflow; --allow-nonfinite keeps them as they are, and then residuum sql finds the "
+            f"examples: `{_nonfinite_query(Site(found[0][0]))}`."
         )
         raise CaptureError(message)
 
@@ -250,3 +251,12 @@ class Session:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _nonfinite_query(site: Site) -> str:
+    """SQL for the examples in which a site is not finite."""
+    pooled = site.row_space is RowSpace.EXAMPLE
+    join = "examples ON example_row = row" if pooled else "tokens USING (row)"
+    return (
+        f"SELECT DISTINCT example FROM activations('{site}') JOIN {join} WHERE NOT isfinite(norm)"
+    )

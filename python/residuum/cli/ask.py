@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from residuum.cli.interrupt import stopped_by_ctrl_c
 from residuum.cli.options import FilePath, debug_option, json_option, store_argument
 from residuum.cli.output import FORMATS, choose_format, print_json, write_relation
 from residuum.cli.statements import answers, may_answer
@@ -108,8 +109,9 @@ def sql(store: str, query: str | None, form: str | None, out: Path | None) -> No
         return
     statements = connection.extract_statements(sys.stdin.read() if query is None else query)
     _check_fits(statements, chosen, out)
-    for relation in answers(connection, statements):
-        write_relation(relation, chosen, out)
+    with stopped_by_ctrl_c(connection):
+        for relation in answers(connection, statements):
+            write_relation(relation, chosen, out)
 
 
 def _check_fits(statements: Sequence[duckdb.Statement], form: str, out: Path | None) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--model-dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
     help="What the model computes in; by default what its checkpoint says.",
 )
 @click.option(
@@ -88,9 +88,11 @@ def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noq
     .jsonl, .csv, .parquet or a folder of images.
     """
     import residuum
+    from residuum.capture.place import Place
     from residuum.store.show import count
 
-    if options["resume"] and not out.exists():
+    place = Place.look(out, resume=options["resume"], append=options["append"])
+    if options["resume"] and not place.existing:
         click.echo(f"{out}: nothing to resume yet, a new capture.", err=True)
     store = residuum.capture(model, inputs, out, **options)
     click.echo(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import click
 
+from residuum.cli.interrupt import stopped_by_ctrl_c
 from residuum.cli.output import write_relation
 from residuum.cli.statements import answers, cut_end
 
@@ -34,26 +34,12 @@ def prompt(connection: duckdb.DuckDBPyConnection, form: str) -> None:
     click.echo(_HELP, err=True)
     for typed in _statements():
         try:
-            _answer(connection, typed, form)
-        except duckdb.Error as error:
-            click.echo(str(error), err=True)
-
-
-def _answer(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> None:
-    """Run what was typed. On a thread, because DuckDB looks for Ctrl-C only now and then."""
-
-    def run() -> None:
-        for relation in answers(connection, connection.extract_statements(typed)):
-            write_relation(relation, form, None)
-
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(run)
-        while not done.done():
-            try:
-                wait([done])
-            except KeyboardInterrupt:
-                connection.interrupt()
-    done.result()
+            with stopped_by_ctrl_c(connection):
+                for relation in answers(connection, connection.extract_statements(typed)):
+                    write_relation(relation, form, None)
+        except (duckdb.Error, RuntimeError, KeyboardInterrupt) as error:
+            # A RuntimeError is what DuckDB makes of Ctrl-C where it sees it itself.
+            click.echo(str(error) or "Query interrupted", err=True)
 
 
 def _statements() -> Iterator[str]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from residuum.errors import SelectionError, SiteError
+from residuum.store.show import count
 
 HEAD_AXES = ("head", "kv_head")
 
@@ -144,8 +145,8 @@ def _array(selector: object, axis: Axis) -> NDArray[Any]:
     if isinstance(selector, pa.Array | pa.ChunkedArray):
         if selector.null_count:
             axis.refuse(
-                f"a column with {selector.null_count} nulls cannot be used (drop them, "
-                "as in WHERE row IS NOT NULL)"
+                f"a column with {count(selector.null_count, 'null')} cannot be used (leave them "
+                "out, as in WHERE row IS NOT NULL)"
             )
         whole = selector.combine_chunks() if isinstance(selector, pa.ChunkedArray) else selector
         return np.asarray(whole.to_numpy(zero_copy_only=False))

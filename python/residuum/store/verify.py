@@ -102,8 +102,9 @@ def _table_problems(folder: Path) -> Iterator[Problem]:
                 n_row += table.num_rows
                 highest = max(highest, *table.column("example").to_pylist())
         if name == EXAMPLES and n_row != commit["n_example"]:
+            committed = count(commit["n_example"], "example")
             yield Problem(
-                f"tables/{name}", f"{n_row} rows, but the commit has {commit['n_example']} examples"
+                f"tables/{name}", f"{count(n_row, 'row')}, but the commit has {committed}"
             )
         if highest >= commit["n_example"]:
             yield Problem(
