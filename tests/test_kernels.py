@@ -270,5 +270,10 @@ def test_kernels_over_a_site_are_those_over_its_rows(tmp_path):
     np.testing.assert_array_equal(clusters.labels, kernels.kmeans(x, 3, seed=1).labels)
     with pytest.raises(SiteError, match="0, 2"):
         kernels.site_moments(store["mlp_out"], 1)
+    for layer in (7, -7):
+        with pytest.raises(SiteError, match="layer"):
+            kernels.site_moments(store["z"], layer)
+    with pytest.raises(ArgumentError, match="`z` has layers"):
+        kernels.site_kmeans(store["z"], None, 3)
     with pytest.raises(ArgumentError, match="axis `d` is 35 in z but 34 in queries"):
         kernels.site_knn(store["z"], 2, x[:1, 1:], 1)

@@ -297,7 +297,7 @@ def site_kmeans(
     """
     found = _residuum.site_kmeans(
         site.core,
-        layer or 0,
+        site.one_layer(layer),
         k,
         seed=seed,
         n_init=restarts,
@@ -361,7 +361,9 @@ def site_knn(
     """
     asked = _floats("queries", queries, 2)
     _same_axis("d", (site.name, site.row_len), ("queries", asked.shape[1]))
-    found = _residuum.site_knn(site.core, layer or 0, asked, k, metric, memory_bytes=memory_bytes)
+    found = _residuum.site_knn(
+        site.core, site.one_layer(layer), asked, k, metric, memory_bytes=memory_bytes
+    )
     return _neighbours(*found)
 
 
@@ -415,7 +417,7 @@ def site_moments(
         ArgumentError: a budget below one row.
     """
     found = _residuum.site_moments(
-        site.core, layer or 0, covariance, ddof, memory_bytes=memory_bytes
+        site.core, site.one_layer(layer), covariance, ddof, memory_bytes=memory_bytes
     )
     return Moments(**found)
 

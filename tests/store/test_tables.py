@@ -1,6 +1,9 @@
 """Tables of a store: the capture's, the user's, and results of analyses."""
 
+import errno
+
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from store import made
 
@@ -133,9 +136,19 @@ def test_a_damaged_result_is_named(store):
         store.results.list()
 
 
+def test_a_full_disk_names_the_file(store, monkeypatch):
+    def full(*_args, **_settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    with pytest.raises(OSError, match=r"No space left .*scores\.parquet"):
+        put(store)
+    assert store.results.list() == []
+
+
 def test_a_key_changes_with_all_that_was_asked():
     asked = [("lens", 1, {"k": 1, "a": 2}, 3), ("probe", 1, {"k": 1, "a": 2}, 3)]
     asked += [("lens", 2, {"k": 1, "a": 2}, 3), ("lens", 1, {"k": 2, "a": 2}, 3)]
-    asked += [("lens", 1, {"k": 1, "a": 2}, 4)]
+    asked += [("lens", 1, {"k": 1, "a": 2}, 4), ("lens", 1, {"k": 1, "a": 2}, 3, 7)]
     assert len({key_of(*question) for question in asked}) == len(asked)
     assert key_of(*asked[0]) == key_of("lens", 1, {"a": 2, "k": 1}, 3)

@@ -253,6 +253,23 @@ class SiteArray:
     def _repr_html_(self) -> str:
         return show.site_html(self)
 
+    def one_layer(self, layer: int | None) -> int:
+        """The number of the layer that is meant; 0 for a site without layers, where it is None.
+
+        Negative numbers count from the end. Whether the layer was captured, the core says.
+
+        Raises:
+            SiteError: a layer of a site that has none, or before the first.
+            ArgumentError: no layer, of a site that has layers.
+        """
+        if layer is None and self.has_layers:
+            message = f"`{self.name}` has layers: say which"
+            raise ArgumentError(message)
+        if layer is not None and self.has_layers and layer >= 0:
+            return layer
+        picked = self._pick_layers(layer)
+        return 0 if picked is None else picked.tolist()[0]
+
     def _pick(
         self, rows: Selector, layers: Selector, heads: Selector
     ) -> tuple[Picked, Picked | None, Picked | None]:

@@ -17,7 +17,7 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from residuum import _residuum
-from residuum.errors import ArgumentError, QueryError, SiteError, StoreError
+from residuum.errors import QueryError, SiteError, StoreError
 from residuum.store import show, user_tables, verify
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
@@ -151,13 +151,10 @@ class Store:
 
         Raises:
             SiteError: a site or layer that was not captured, or a site without statistics.
-            ArgumentError: a layer for a site that has none, or none for one that has.
+            ArgumentError: no layer, of a site that has layers.
         """
         array = self[site]
-        if array.has_layers == (layer is None):
-            message = f"`{site}` has {'layers: say which' if layer is None else 'no layers'}"
-            raise ArgumentError(message)
-        kept = self._core.statistics(site, layer or 0)
+        kept = self._core.statistics(site, array.one_layer(layer))
         if kept is None:
             message = f"{self.path} keeps no statistics of `{site}`: read its rows instead."
             raise SiteError(message)
@@ -310,7 +307,10 @@ class Store:
         return self[site].read(rows, layers, heads)
 
     def counters(self) -> dict[str, int]:
-        """Bytes read, chunks decoded and rows read through this store so far; not those of SQL."""
+        """Bytes read, chunks decoded and rows read through this store so far; not those of SQL.
+
+        SQL counts apart: `residuum_counters(store)`.
+        """
         return self._core.counters()
 
     def verify(self) -> verify.VerifyReport:
