@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import residuum
+from residuum.capture import commit_points
 from residuum.capture.tracer import Tracer
 from residuum.errors import CaptureError, InputError, SiteError, StoreError
 
@@ -70,14 +71,15 @@ def capture(folder, inputs, out, **settings):
 
 
 def trees(path):
-    """Bytes of every file that must not depend on history."""
+    """Bytes of every file."""
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def arrays(path):
+    """Bytes of every file that does not say where the model or the inputs came from."""
     parts = ("activations", "statistics", "index")
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for part in parts
-        for file in sorted((path / part).rglob("*"))
-        if file.is_file()
-    }
+    return {name: data for name, data in trees(path).items() if name.startswith(parts)}
 
 
 def rows_of(store, example):
@@ -204,7 +206,7 @@ def test_loaded_model_and_folder_give_the_same(gpt2_folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(gpt2_folder)
     capture(gpt2_folder, TEXTS, tmp_path / "folder")
     capture((model, tokenizer), TEXTS, tmp_path / "loaded")
-    assert trees(tmp_path / "folder") == trees(tmp_path / "loaded")
+    assert arrays(tmp_path / "folder") == arrays(tmp_path / "loaded")
 
 
 def test_images_through_clip(tmp_path):
@@ -364,6 +366,38 @@ def interrupted(monkeypatch):
         monkeypatch.setattr(Tracer, "run", interrupting)
 
     return interrupt
+
+
+@pytest.mark.parametrize("sites", [["pooled"], ["resid_post", "pooled"]])
+@pytest.mark.parametrize("stop", ["Ctrl-C", "error"])
+def test_stores_with_example_rows_resume_to_the_same_files(tmp_path, monkeypatch, sites, stop):
+    monkeypatch.setattr(commit_points, "EXAMPLE_ROWS", 4)
+    tiny_models.save("bert", tmp_path / "model")
+    texts = [" ".join(f"w{n % 40 + k}" for k in range(n % 5 + 1)) for n in range(60)]
+    settings = {"sites": sites, "batch_tokens": 3, "shard_rows": 16, "chunk_rows": 4}
+    capture(tmp_path / "model", texts, tmp_path / "whole", **settings)
+    run, seen = Tracer.run, []
+
+    def stopping(self, batch, sink):
+        seen.append(1)
+        if len(seen) in (20, 31):
+            if stop == "error":
+                raise RuntimeError
+            os.kill(os.getpid(), signal.SIGINT)
+        run(self, batch, sink)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracer, "run", stopping)
+        for _ in range(2):
+            with pytest.raises((KeyboardInterrupt, RuntimeError)):
+                capture(tmp_path / "model", texts, tmp_path / "run", resume=True, **settings)
+            store = residuum.open(tmp_path / "run")
+            assert 0 < store.n_example < 60
+            assert store.verify().ok
+            assert store["pooled"].read().shape[0] == store.rows["example"]
+    capture(tmp_path / "model", texts, tmp_path / "run", resume=True, **settings)
+    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+    assert residuum.open(tmp_path / "run").commit > 2
 
 
 @pytest.mark.parametrize("number", [1, 2])

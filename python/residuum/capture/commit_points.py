@@ -71,7 +71,7 @@ class CommitPoints:
         """Examples in full shards; without token rows all, if enough came since the last one."""
         if self._has_token_rows:
             sealed = self._token_rows // self._shard_rows * self._shard_rows
-            return Point(self._writer.n_within(sealed), sealed)
+            return Point(self._writer.n_within(sealed) if sealed else self._last, sealed)
         steps = self._example_rows // EXAMPLE_ROWS - self._last_example_rows // EXAMPLE_ROWS
         return Point(self._writer.n_within() if steps else self._last, 0)
 
