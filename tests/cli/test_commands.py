@@ -205,6 +205,17 @@ def test_run_of_nothing_known_lists_the_analyses(run):
     assert "zzz" in one_paragraph(residuum("run", "logit_lens", run, "--set", "zzz=1", code=1))
 
 
+def test_report_of_nothing_that_fits_writes_nothing(gpt2_folder, tmp_path):
+    texts, out = tmp_path / "texts.txt", tmp_path / "run"
+    texts.write_text("the dog\na cat\n")
+    keys = ["--site", "pattern", "--positions", "last", "--keys", "stored"]
+    residuum("capture", gpt2_folder, texts, "-o", out, *keys)
+    done = residuum("report", out, "-o", tmp_path / "report.html", code=1)
+    assert "left out: " in done.err
+    assert "there is nothing to report" in done.err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_report_is_one_file(run, tmp_path):
     done = residuum("report", run, "attention_roles", "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")

@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from residuum.store.show import count
+
 PREVIEW_ROWS = 8
 
 
@@ -77,7 +79,8 @@ class Result(Mapping[str, pa.Table]):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         lines = [f"Result {self.analysis}({shown})"]
         for name, table in self.tables.items():
-            lines.append(f"  {name}: {table.num_rows} rows; {', '.join(table.column_names)}")
+            columns = ", ".join(table.column_names)
+            lines.append(f"  {name}: {count(table.num_rows, 'row')}; {columns}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,8 +97,7 @@ class Result(Mapping[str, pa.Table]):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         parts = [f"<p><b>{html.escape(self.analysis)}</b>({html.escape(shown)})</p>"]
         for name, table in self.tables.items():
-            rows = "row" if table.num_rows == 1 else "rows"
-            parts.append(f"<p>{html.escape(name)}: {table.num_rows:,} {rows}</p>")
+            parts.append(f"<p>{html.escape(name)}: {count(table.num_rows, 'row')}</p>")
             parts.append(html_table(table.slice(0, PREVIEW_ROWS)))
         return "".join(parts)
 

@@ -199,7 +199,8 @@ def _choose(config: Mapping[str, Any], kind: str) -> tuple[Adapter, str]:
 def _projection(config: Mapping[str, Any]) -> dict[str, Any]:
     """The width that a two-tower checkpoint projects to: it counts, whatever its towers say."""
     two_towers = _TWO_TOWERS in (config.get("architectures") or [])
-    return {"projection_dim": config["projection_dim"]} if two_towers else {}
+    counts = two_towers and "projection_dim" in config
+    return {"projection_dim": config["projection_dim"]} if counts else {}
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -280,7 +280,5 @@ def _note_resume(error: Exception, path: Path) -> None:
 
 def _note_full_disk(error: OSError, path: Path) -> None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error.add_note(
-            f"The file system of {path} is full: free some space, or capture fewer sites or "
-            "layers, --dtype float16, or into another folder."
-        )
+        smaller = "" if path.exists() else ", or capture fewer sites or layers or --dtype float16"
+        error.add_note(f"The file system of {path} is full: free some space{smaller}.")

@@ -33,10 +33,17 @@ def analyses(*, as_json: bool) -> None:
         needs = ", ".join(" or ".join(need) for need in one["sites"])
         click.echo(f"    needs {needs or 'any site'}")
         for parameter in one["parameters"]:
-            default = f" = {parameter['default']}" if "default" in parameter else ""
+            default = f" = {_plain(parameter['default'])}" if "default" in parameter else ""
             click.echo(f"    {parameter['name']}{default}  {parameter['meaning']}")
         if one["source"]:
             click.echo(f"    {one['source']}")
+
+
+def _plain(value: object) -> str:
+    """A default as `--set` takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 @click.command(short_help="Ask one of them.")
@@ -135,7 +142,9 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
             if names:
                 raise
             click.echo(f"left out: {error}", err=True)
+    if not results:
+        tried = ", ".join(analysis.name for analysis in asked)
+        message = f"there is nothing to report: the defaults of {tried} do not fit {store}."
+        raise SiteError(message)
     write_text(out, build(StoreCard.of(opened.info()), results))
-    click.echo(
-        f"{out}: {', '.join(result.analysis for result in results) or 'no results'}", err=True
-    )
+    click.echo(f"{out}: {', '.join(result.analysis for result in results)}", err=True)
