@@ -7,7 +7,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    fs::File,
+    fs::{self, File, Metadata},
+    io,
     ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -20,13 +21,14 @@ use super::{
     chunk::{self, Segment},
     counters::Counters,
     dtype::Element,
-    index::{ShardIndex, index_bytes},
+    index::{ShardIndex, index_bytes, index_start},
+    map::Map,
     spec::ArraySpec,
 };
 use crate::error::{Error, Result};
 
-/// Bytes of shard indexes kept in memory per array before they are forgotten and read again.
-const MAX_CACHED_INDEXES: usize = 64 << 20;
+/// Shards of an array that stay open.
+const MAX_OPEN: usize = 1024;
 
 /// Which rows to read, and in which order they come out.
 #[derive(Clone, Debug)]
@@ -59,14 +61,16 @@ pub struct SiteArray {
     n_row: usize,
     physical_rows: usize,
     counters: Arc<Counters>,
-    indexes: Mutex<HashMap<ShardId, Arc<CachedIndex>>>,
+    open: Mutex<HashMap<ShardId, Arc<OpenShard>>>,
 }
 
-/// An index with the identity of the file it came from: the tail shard may be replaced under us.
+/// A shard in memory, with the identity of its file: the last shard of an array may be replaced under us.
 #[derive(Debug)]
-struct CachedIndex {
+struct OpenShard {
+    path: PathBuf,
     identity: (u64, u64, i64, i64),
     index: ShardIndex,
+    map: Map,
 }
 
 impl fmt::Debug for SiteArray {
@@ -98,7 +102,7 @@ impl SiteArray {
             n_row,
             physical_rows,
             counters: Arc::clone(counters),
-            indexes: Mutex::new(HashMap::new()),
+            open: Mutex::new(HashMap::new()),
         })
     }
 
@@ -301,22 +305,20 @@ impl SiteArray {
         segments: &mut [Segment<'_, T>],
     ) -> Result<()> {
         let (shard, layer) = (segments[0].row / self.spec.shard_rows, segments[0].layer);
-        let path = self.shard_path(shard, layer);
-        let file = self.open_shard(&path)?;
-        let cached = self.index(shard, layer, &path, &file)?;
+        let open = self.open_shard(shard, layer)?;
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&mut [Segment<'_, T>]> =
             segments.chunk_by_mut(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
         each(chunks, |segments| {
             let number = segments[0].row / chunk_rows % self.spec.shard_chunks();
-            let Some(entry) = cached.index.entries[number] else {
-                return Err(Error::damaged(&path, format!("its index lacks chunk {number}")));
+            let Some(entry) = open.index.entries[number] else {
+                return Err(Error::damaged(&open.path, format!("its index lacks chunk {number}")));
             };
             self.counters.add_chunk();
             let source = chunk::Source {
                 spec: &self.spec,
-                path: &path,
-                file: &file,
+                path: &open.path,
+                map: &open.map,
                 chunk: number,
                 visible: (self.n_row - segments[0].row / chunk_rows * chunk_rows).min(chunk_rows),
                 entry,
@@ -326,39 +328,42 @@ impl SiteArray {
         })
     }
 
-    fn open_shard(&self, path: &Path) -> Result<File> {
-        File::open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Missing {
-                path: path.to_owned(),
-                why: format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path),
-            },
-            _ => Error::io(path, error),
-        })
+    /// The shard, as it was opened before if its file is still the same.
+    fn open_shard(&self, shard: usize, layer: Option<usize>) -> Result<Arc<OpenShard>> {
+        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&(shard, layer)).map(Arc::clone);
+        if let Some(open) = known
+            && fs::metadata(&open.path).is_ok_and(|meta| identity(&meta) == open.identity)
+        {
+            return Ok(open);
+        }
+        let open = Arc::new(self.map_shard(self.shard_path(shard, layer))?);
+        let mut all = lock();
+        if all.len() >= MAX_OPEN {
+            all.clear();
+        }
+        all.insert((shard, layer), Arc::clone(&open));
+        Ok(open)
     }
 
-    /// The shard's index, from memory if the file is still the one it was read from.
-    fn index(
-        &self,
-        shard: usize,
-        layer: Option<usize>,
-        path: &Path,
-        file: &File,
-    ) -> Result<Arc<CachedIndex>> {
-        let meta = file.metadata().map_err(|error| Error::io(path, error))?;
-        let identity = (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
-        let lock = || self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cached) = lock().get(&(shard, layer)).filter(|c| c.identity == identity) {
-            return Ok(Arc::clone(cached));
-        }
-        let index = ShardIndex::read(&self.spec, file, path, meta.len())?;
+    fn map_shard(&self, path: PathBuf) -> Result<OpenShard> {
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Missing {
+                path: path.clone(),
+                why: format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path),
+            },
+            _ => Error::io(&path, error),
+        };
+        let file = File::open(&path).map_err(fail)?;
+        let meta = file.metadata().map_err(fail)?;
+        let start = index_start(&self.spec, &path, meta.len())?;
+        let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+        let map = Map::new(file, &path, length);
+        let tail = length - index_bytes(&self.spec)..length;
+        let index =
+            map.read(tail, |bytes| ShardIndex::parse(&self.spec, &path, start, bytes))??;
         self.counters.add_bytes(index_bytes(&self.spec));
-        let cached = Arc::new(CachedIndex { identity, index });
-        let mut indexes = lock();
-        if indexes.len() * index_bytes(&self.spec) > MAX_CACHED_INDEXES {
-            indexes.clear();
-        }
-        indexes.insert((shard, layer), Arc::clone(&cached));
-        Ok(cached)
+        Ok(OpenShard { identity: identity(&meta), path, index, map })
     }
 
     fn shard_path(&self, shard: usize, layer: Option<usize>) -> PathBuf {
@@ -376,6 +381,11 @@ impl SiteArray {
             axes: self.spec.dimension_names.clone(),
         }
     }
+}
+
+/// What tells a file from the one that took its place.
+fn identity(meta: &Metadata) -> (u64, u64, i64, i64) {
+    (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
 /// Calls `work` for each item, in parallel where there are several: waking another thread for one item

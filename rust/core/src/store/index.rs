@@ -30,19 +30,26 @@ pub(crate) fn index_bytes(spec: &ArraySpec) -> usize {
     spec.shard_chunks() * ENTRY + CRC
 }
 
+/// Where the index of a shard of `length` bytes starts.
+pub(crate) fn index_start(spec: &ArraySpec, path: &Path, length: u64) -> Result<u64> {
+    let size = index_bytes(spec);
+    length.checked_sub(size as u64).ok_or_else(|| {
+        Error::damaged(path, format!("{length} bytes are too few for its index of {size}"))
+    })
+}
+
 impl ShardIndex {
     /// Reads and checks the index of an open shard of `length` bytes.
     pub(crate) fn read(spec: &ArraySpec, file: &File, path: &Path, length: u64) -> Result<Self> {
-        let size = index_bytes(spec);
-        let Some(start) = length.checked_sub(size as u64) else {
-            return Err(Error::damaged(
-                path,
-                format!("{length} bytes are too few for its index of {size}"),
-            ));
-        };
-        let mut bytes = vec![0; size];
+        let start = index_start(spec, path, length)?;
+        let mut bytes = vec![0; index_bytes(spec)];
         files::read_at(file, path, &mut bytes, start)?;
-        let body = split_crc(&bytes).ok_or_else(|| {
+        Self::parse(spec, path, start, &bytes)
+    }
+
+    /// Checks the bytes of an index that starts at byte `start` of its shard.
+    pub(crate) fn parse(spec: &ArraySpec, path: &Path, start: u64, bytes: &[u8]) -> Result<Self> {
+        let body = split_crc(bytes).ok_or_else(|| {
             Error::damaged(
                 path,
                 "the checksum of its index does not hold; the file is cut or altered",

@@ -13,6 +13,7 @@ pub(crate) mod counters;
 pub(crate) mod dtype;
 pub(crate) mod files;
 pub(crate) mod index;
+pub(crate) mod map;
 pub(crate) mod open;
 pub(crate) mod spec;
 pub(crate) mod statistics;
