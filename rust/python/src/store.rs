@@ -147,7 +147,7 @@ impl SiteArray {
     }
 
     /// Fills `out` with `[rows, layers, heads, ...]` in the order asked.
-    #[pyo3(signature = (out, rows, layers, heads))]
+    #[pyo3(signature = (out, rows, layers, heads, verify=false))]
     fn read_into(
         &self,
         py: Python<'_>,
@@ -155,22 +155,30 @@ impl SiteArray {
         rows: Option<Selection<'_>>,
         layers: Vec<usize>,
         heads: Option<Vec<usize>>,
+        verify: bool,
     ) -> PyResult<()> {
         let selected = self::rows(py, rows.as_ref())?;
         let wrong = |_| argument(py, "the array to fill is not C-contiguous");
-        let heads = heads.as_deref();
+        let places = Places { layers: &layers, heads: heads.as_deref(), verify };
         match out {
             Target::F32(mut x) => {
-                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
             }
             Target::U16(mut x) => {
-                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
             }
             Target::I32(mut x) => {
-                self.fill(py, selected, &layers, heads, x.as_slice_mut().map_err(wrong)?)
+                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
             }
         }
     }
+}
+
+/// What is read of each row, and how.
+struct Places<'a> {
+    layers: &'a [usize],
+    heads: Option<&'a [usize]>,
+    verify: bool,
 }
 
 impl SiteArray {
@@ -183,10 +191,10 @@ impl SiteArray {
         &self,
         py: Python<'_>,
         rows: Rows<'_>,
-        layers: &[usize],
-        heads: Option<&[usize]>,
+        places: &Places<'_>,
         out: &mut [T],
     ) -> PyResult<()> {
-        detached(py, || self.core.read(rows, layers, heads, out))
+        let Places { layers, heads, verify } = *places;
+        detached(py, || self.core.read_with(rows, layers, heads, verify, out))
     }
 }

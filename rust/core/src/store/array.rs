@@ -1,34 +1,23 @@
 //! One stored array, read by rows, layers and heads.
 //!
-//! A read is cut into *segments* (rows that are neighbours in the chunk and in the output). Segments are
-//! sorted by chunk, so that each chunk is visited once whatever the order asked for, and every segment owns
-//! its part of the output, so that chunks can be read in parallel without sharing.
+//! A read is cut into *runs* (rows that are neighbours in the chunk and in the output), sorted by row, so that
+//! each chunk is visited once whatever the order asked for; each fills cells of its own in the output, so that
+//! chunks are read in parallel.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    fs::{self, File, Metadata},
-    io,
-    ops::Range,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-};
-
-use rayon::prelude::*;
+use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    chunk::{self, Segment},
     counters::Counters,
     dtype::Element,
-    index::{ShardIndex, index_bytes, index_start},
-    map::Map,
+    gather::{Cells, runs},
+    read::Read,
+    shards::Shards,
     spec::ArraySpec,
 };
 use crate::error::{Error, Result};
 
-/// Shards of an array that stay open.
-const MAX_OPEN: usize = 1024;
+/// Reads of at most this many bytes stay on the caller's thread: waking others takes longer than the copy.
+const MAX_ALONE: usize = 256 << 10;
 
 /// Which rows to read, and in which order they come out.
 #[derive(Clone, Debug)]
@@ -51,26 +40,13 @@ impl Rows<'_> {
     }
 }
 
-/// Shard number and layer.
-type ShardId = (usize, Option<usize>);
-
 /// A stored array: `[row, layer?, ...inner]`, open for reading.
 pub struct SiteArray {
-    folder: PathBuf,
     spec: ArraySpec,
     n_row: usize,
     physical_rows: usize,
     counters: Arc<Counters>,
-    open: Mutex<HashMap<ShardId, Arc<OpenShard>>>,
-}
-
-/// A shard in memory, with the identity of its file: the last shard of an array may be replaced under us.
-#[derive(Debug)]
-struct OpenShard {
-    path: PathBuf,
-    identity: (u64, u64, i64, i64),
-    index: ShardIndex,
-    map: Map,
+    shards: Shards,
 }
 
 impl fmt::Debug for SiteArray {
@@ -97,12 +73,11 @@ impl SiteArray {
             .checked_mul(4 * layers)?
             .checked_mul(physical_rows.checked_add(spec.shard_rows)?)?;
         Some(Self {
-            folder: store.join(&spec.path),
+            shards: Shards::new(store.join(&spec.path)),
             spec,
             n_row,
             physical_rows,
             counters: Arc::clone(counters),
-            open: Mutex::new(HashMap::new()),
         })
     }
 
@@ -135,7 +110,7 @@ impl SiteArray {
     pub(crate) fn check_present(&self) -> Result<()> {
         let Some(last) = self.n_row.checked_sub(1) else { return Ok(()) };
         for layer in self.spec.layer_keys() {
-            let path = self.shard_path(last / self.spec.shard_rows, layer);
+            let path = self.shards.path(&self.spec, (last / self.spec.shard_rows, layer));
             if !path.is_file() {
                 let why =
                     format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path);
@@ -162,12 +137,29 @@ impl SiteArray {
     /// # Errors
     /// For a dtype that cannot be read as `T`, a layer that was not captured, an index out of range, an
     /// `out` of the wrong length, and a shard that is missing, cut short or altered. An uncompressed chunk's
-    /// checksum is checked when all of its visible rows are read whole; rows or heads read alone are not checked.
+    /// checksum is checked when all of its visible rows are read whole, once for as long as the shard stays open;
+    /// rows or heads read alone are not checked.
     pub fn read<T: Element>(
         &self,
         rows: Rows<'_>,
         layers: &[usize],
         heads: Option<&[usize]>,
+        out: &mut [T],
+    ) -> Result<()> {
+        self.read_with(rows, layers, heads, false, out)
+    }
+
+    /// Reads as `read` does; with `verify` it checks the checksum of every chunk that it touches, so that all of
+    /// the chunk is read.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn read_with<T: Element>(
+        &self,
+        rows: Rows<'_>,
+        layers: &[usize],
+        heads: Option<&[usize]>,
+        verify: bool,
         out: &mut [T],
     ) -> Result<()> {
         let columns = self.columns(heads)?;
@@ -182,13 +174,19 @@ impl SiteArray {
         if expected == 0 {
             return Ok(());
         }
-        let mut segments = self.segments(&rows, &layer_keys, cell, out);
-        segments.par_sort_unstable_by_key(|s| (s.layer, s.row));
-        let shard_rows = self.spec.shard_rows;
-        let shards: Vec<&mut [Segment<'_, T>]> = segments
-            .chunk_by_mut(|a, b| a.layer == b.layer && a.row / shard_rows == b.row / shard_rows)
-            .collect();
-        each(shards, |segments| self.read_shard(&columns, segments))?;
+        let runs = runs(&rows, self.n_row, self.spec.chunk_rows);
+        let read = Read {
+            spec: &self.spec,
+            shards: &self.shards,
+            counters: &self.counters,
+            n_row: self.n_row,
+            layers: &layer_keys,
+            columns: &columns,
+            cells: &Cells::new(out, layer_keys.len(), cell),
+            verify,
+            alone: expected * size_of::<T>() <= MAX_ALONE,
+        };
+        read.run(&runs)?;
         self.counters.add_rows(n * layer_keys.len());
         Ok(())
     }
@@ -262,114 +260,6 @@ impl SiteArray {
             .collect()
     }
 
-    /// Cuts `out` (`[rows, layers, cell]`) into segments that do not cross a chunk.
-    fn segments<'o, T: Element>(
-        &self,
-        rows: &Rows<'_>,
-        layers: &[Option<usize>],
-        cell: usize,
-        mut out: &'o mut [T],
-    ) -> Vec<Segment<'o, T>> {
-        let n = rows.len(self.n_row);
-        let at = |i: usize| match rows {
-            Rows::All => i,
-            Rows::Range(range) => range.start + i,
-            // Checked to be below n_row, so that it fits.
-            Rows::Index(index) => usize::try_from(index[i]).unwrap_or(usize::MAX),
-        };
-        let mut segments = Vec::with_capacity(if layers.len() == 1 { 0 } else { n * layers.len() });
-        let mut i = 0;
-        while i < n {
-            let row = at(i);
-            let room = self.spec.chunk_rows - row % self.spec.chunk_rows;
-            let mut length = 1;
-            if layers.len() == 1 {
-                while length < room && i + length < n && at(i + length) == row + length {
-                    length += 1;
-                }
-            }
-            for &layer in layers {
-                let (mine, rest) = out.split_at_mut(length * cell);
-                segments.push(Segment { layer, row, n: length, out: mine });
-                out = rest;
-            }
-            i += length;
-        }
-        segments
-    }
-
-    /// Reads all segments of one shard: one open, chunks in parallel.
-    fn read_shard<T: Element>(
-        &self,
-        columns: &[Range<usize>],
-        segments: &mut [Segment<'_, T>],
-    ) -> Result<()> {
-        let (shard, layer) = (segments[0].row / self.spec.shard_rows, segments[0].layer);
-        let open = self.open_shard(shard, layer)?;
-        let chunk_rows = self.spec.chunk_rows;
-        let chunks: Vec<&mut [Segment<'_, T>]> =
-            segments.chunk_by_mut(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
-        each(chunks, |segments| {
-            let number = segments[0].row / chunk_rows % self.spec.shard_chunks();
-            let Some(entry) = open.index.entries[number] else {
-                return Err(Error::damaged(&open.path, format!("its index lacks chunk {number}")));
-            };
-            self.counters.add_chunk();
-            let source = chunk::Source {
-                spec: &self.spec,
-                path: &open.path,
-                map: &open.map,
-                chunk: number,
-                visible: (self.n_row - segments[0].row / chunk_rows * chunk_rows).min(chunk_rows),
-                entry,
-                counters: &self.counters,
-            };
-            chunk::read(&source, columns, segments)
-        })
-    }
-
-    /// The shard, as it was opened before if its file is still the same.
-    fn open_shard(&self, shard: usize, layer: Option<usize>) -> Result<Arc<OpenShard>> {
-        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(&(shard, layer)).map(Arc::clone);
-        if let Some(open) = known
-            && fs::metadata(&open.path).is_ok_and(|meta| identity(&meta) == open.identity)
-        {
-            return Ok(open);
-        }
-        let open = Arc::new(self.map_shard(self.shard_path(shard, layer))?);
-        let mut all = lock();
-        if all.len() >= MAX_OPEN {
-            all.clear();
-        }
-        all.insert((shard, layer), Arc::clone(&open));
-        Ok(open)
-    }
-
-    fn map_shard(&self, path: PathBuf) -> Result<OpenShard> {
-        let fail = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Missing {
-                path: path.clone(),
-                why: format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path),
-            },
-            _ => Error::io(&path, error),
-        };
-        let file = File::open(&path).map_err(fail)?;
-        let meta = file.metadata().map_err(fail)?;
-        let start = index_start(&self.spec, &path, meta.len())?;
-        let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
-        let map = Map::new(file, &path, length);
-        let tail = length - index_bytes(&self.spec)..length;
-        let index =
-            map.read(tail, |bytes| ShardIndex::parse(&self.spec, &path, start, bytes))??;
-        self.counters.add_bytes(index_bytes(&self.spec));
-        Ok(OpenShard { identity: identity(&meta), path, index, map })
-    }
-
-    fn shard_path(&self, shard: usize, layer: Option<usize>) -> PathBuf {
-        self.folder.join(self.spec.shard_key(shard, layer))
-    }
-
     fn out_of_range(&self, axis: &str, index: u64, length: usize) -> Error {
         Error::OutOfRange { site: self.name().to_owned(), axis: axis.to_owned(), index, length }
     }
@@ -381,18 +271,4 @@ impl SiteArray {
             axes: self.spec.dimension_names.clone(),
         }
     }
-}
-
-/// What tells a file from the one that took its place.
-fn identity(meta: &Metadata) -> (u64, u64, i64, i64) {
-    (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
-}
-
-/// Calls `work` for each item, in parallel where there are several: waking another thread for one item
-/// takes longer than reading a row.
-fn each<I: Send>(items: Vec<I>, work: impl Fn(I) -> Result<()> + Send + Sync) -> Result<()> {
-    if items.len() > 1 {
-        return items.into_par_iter().try_for_each(work);
-    }
-    items.into_iter().try_for_each(work)
 }

@@ -1,38 +1,43 @@
 //! Rows out of one inner chunk: by position where the chunk is plain bytes, whole where it is compressed.
 
-use std::{cell::RefCell, ops::Range, path::Path};
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     counters::Counters,
     dtype::Element,
-    index::{Entry, decode_chunk, split_crc},
-    map::Map,
+    gather::{Cells, Run, distinct},
+    index::{CRC, Entry, decode_chunk, split_crc},
+    shards::OpenShard,
     spec::{ArraySpec, Codec},
 };
 use crate::error::{Error, Result};
 
-/// Rows that are neighbours in a chunk and in the output.
-#[derive(Debug)]
-pub(crate) struct Segment<'o, T> {
-    pub(crate) layer: Option<usize>,
-    /// First row, counted over the whole array.
-    pub(crate) row: usize,
-    pub(crate) n: usize,
-    /// `[n, wanted columns]`.
-    pub(crate) out: &'o mut [T],
-}
+/// Bytes of a row that are asked for ahead of their copy; the processor finds out the rest by itself.
+const MAX_PREFETCH: usize = 2048;
+const CACHE_LINE: usize = 64;
 
 /// Where a chunk's bytes are.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
     pub(crate) spec: &'a ArraySpec,
-    pub(crate) path: &'a Path,
-    pub(crate) map: &'a Map,
+    pub(crate) shard: &'a OpenShard,
     pub(crate) chunk: usize,
     /// Rows of the chunk that readers see: fewer than it has room for in the last one of an array.
     pub(crate) visible: usize,
     pub(crate) entry: Entry,
     pub(crate) counters: &'a Counters,
+    /// Check the checksum also where only some of the rows are read.
+    pub(crate) verify: bool,
+}
+
+/// What is wanted of a chunk, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a, 'o, T> {
+    /// Element ranges within a row, in the order of the output.
+    pub(crate) columns: &'a [Range<usize>],
+    /// Runs of the chunk, in the order of its rows.
+    pub(crate) runs: &'a [Run],
+    pub(crate) cells: &'a Cells<'o, T>,
 }
 
 thread_local! {
@@ -40,91 +45,189 @@ thread_local! {
     static DECODED: RefCell<Vec<u8>> = RefCell::default();
 }
 
-/// Fills the segments, all of one chunk and sorted by row, with the wanted columns of their rows.
+/// Copies what is wanted out of a chunk, whose layer has the place `layer` in the output.
 ///
-/// The checksum is checked where all of the chunk is read.
+/// The checksum of a plain chunk is checked where all of the chunk is read, once for as long as its shard is
+/// open.
 pub(crate) fn read<T: Element>(
     source: &Source<'_>,
-    columns: &[Range<usize>],
-    segments: &mut [Segment<'_, T>],
+    wanted: &Wanted<'_, '_, T>,
+    layer: usize,
 ) -> Result<()> {
     let spec = source.spec;
-    let (start, nbytes) = (to_usize(source.entry.offset), to_usize(source.entry.nbytes));
-    let whole = columns.len() == 1 && columns[0].len() == spec.row_len();
-    let rows = distinct_rows(segments);
-    if spec.codec == Codec::None && !(whole && rows == source.visible) {
-        let cell: usize = columns.iter().map(Range::len).sum();
-        source.counters.add_bytes(rows * cell * spec.dtype.size());
-        return source
-            .map
-            .read(start..start + nbytes, |stored| copy(spec, columns, segments, stored));
+    if source.is_by_rows(wanted) {
+        return read_rows(source, wanted, layer);
     }
+    let (start, nbytes) = (to_usize(source.entry.offset), to_usize(source.entry.nbytes));
+    let map = &source.shard.map;
     source.counters.add_bytes(nbytes);
-    source.map.will_need(start..start + nbytes);
-    source.map.read(start..start + nbytes, |stored| match spec.codec {
+    if source.shard.is_cold(source.chunk) {
+        map.will_need(start..start + nbytes);
+    }
+    map.read(start..start + nbytes, |stored| match spec.codec {
         Codec::None => {
-            let plain = split_crc(stored).ok_or_else(|| bad_checksum(source))?;
-            copy(spec, columns, segments, plain);
+            copy(spec, wanted, layer, checked(source, stored)?, 0);
             Ok(())
         }
         Codec::Zstd => DECODED.with_borrow_mut(|decoded| {
-            decode_chunk(spec, source.path, source.chunk, stored, decoded)?;
-            copy(spec, columns, segments, decoded);
+            decode_chunk(spec, &source.shard.path, source.chunk, stored, decoded)?;
+            copy(spec, wanted, layer, decoded, 0);
             Ok(())
         }),
     })?
 }
 
-/// Copies the wanted columns of the segments' rows out of a decoded chunk.
+/// Copies rows out of a plain chunk, touching no others.
+fn read_rows<T: Element>(
+    source: &Source<'_>,
+    wanted: &Wanted<'_, '_, T>,
+    layer: usize,
+) -> Result<()> {
+    let span = source.span(wanted.runs);
+    let map = &source.shard.map;
+    source.counters.add_bytes(if map.is_mapped() { source.bytes_of(wanted) } else { span.len() });
+    let first = wanted.runs[0].row % source.spec.chunk_rows;
+    map.read(span, |bytes| copy(source.spec, wanted, layer, bytes, first))
+}
+
+/// Copies rows out of the same chunk of several layers, row after row, so that the output is written in its
+/// order: that is half of the jumps. False, and nothing done, where chunks have to be read as a whole.
+pub(crate) fn read_across<T: Element>(
+    sources: &[Source<'_>],
+    wanted: &Wanted<'_, '_, T>,
+) -> Result<bool> {
+    let by_rows = |source: &Source<'_>| source.is_by_rows(wanted) && source.shard.map.is_mapped();
+    if !sources.iter().all(by_rows) {
+        return Ok(false);
+    }
+    let spec = sources[0].spec;
+    let layers: Vec<&[u8]> = sources
+        .iter()
+        .map(|source| source.shard.map.mapped(source.span(wanted.runs)))
+        .collect::<Result<_>>()?;
+    let first = wanted.runs[0].row;
+    let rows = wanted.runs.iter().flat_map(|run| (run.row..run.row + run.n).zip(run.out..));
+    for (row, out) in rows {
+        let place = (row - first) * spec.row_bytes()..(row - first + 1) * spec.row_bytes();
+        for (layer, bytes) in layers.iter().enumerate() {
+            copy_columns(spec, wanted.columns, &bytes[place.clone()], wanted.cell(out, 1, layer));
+        }
+    }
+    for source in sources {
+        source.counters.add_bytes(source.bytes_of(wanted));
+        source.shard.map.check()?;
+    }
+    Ok(true)
+}
+
+impl Source<'_> {
+    /// Whether rows are read alone; else the whole chunk is.
+    fn is_by_rows<T>(&self, wanted: &Wanted<'_, '_, T>) -> bool {
+        self.spec.codec == Codec::None
+            && !self.verify
+            && !(wanted.is_whole_rows(self.spec) && distinct(wanted.runs) == self.visible)
+    }
+
+    /// The bytes of the shard from the first wanted row to the last.
+    fn span(&self, runs: &[Run]) -> Range<usize> {
+        let row_bytes = self.spec.row_bytes();
+        let first = runs[0].row % self.spec.chunk_rows;
+        let end = runs.last().map_or(first, |last| last.row % self.spec.chunk_rows + last.n);
+        let start = to_usize(self.entry.offset);
+        start + first * row_bytes..start + end * row_bytes
+    }
+
+    /// Bytes that are wanted of the chunk.
+    fn bytes_of<T>(&self, wanted: &Wanted<'_, '_, T>) -> usize {
+        let cell: usize = wanted.columns.iter().map(Range::len).sum();
+        distinct(wanted.runs) * cell * self.spec.dtype.size()
+    }
+}
+
+/// The plain chunk's bytes without their checksum, which is checked if it was not before.
+fn checked<'b>(source: &Source<'_>, stored: &'b [u8]) -> Result<&'b [u8]> {
+    let (shard, chunk) = (source.shard, source.chunk);
+    if shard.is_checked(chunk) {
+        return Ok(&stored[..stored.len() - CRC]);
+    }
+    let plain = split_crc(stored).ok_or_else(|| {
+        let what = format!("the checksum of its chunk {chunk} does not hold");
+        Error::damaged(&shard.path, what)
+    })?;
+    shard.set_checked(chunk);
+    Ok(plain)
+}
+
+/// Copies the wanted columns of the runs; `bytes` starts at row `first` of the chunk.
 fn copy<T: Element>(
     spec: &ArraySpec,
-    columns: &[Range<usize>],
-    segments: &mut [Segment<'_, T>],
-    chunk: &[u8],
-) {
-    for segment in segments {
-        let first = segment.row % spec.chunk_rows;
-        copy_rows(spec, columns, segment, &chunk[first * spec.row_bytes()..]);
-    }
-}
-
-fn distinct_rows<T>(segments: &[Segment<'_, T>]) -> usize {
-    let mut end = 0;
-    let mut rows = 0;
-    for segment in segments {
-        let stop = segment.row + segment.n;
-        rows += stop.saturating_sub(end.max(segment.row));
-        end = end.max(stop);
-    }
-    rows
-}
-
-fn bad_checksum(source: &Source<'_>) -> Error {
-    Error::damaged(source.path, format!("the checksum of its chunk {} does not hold", source.chunk))
-}
-
-/// Copies the wanted columns of a segment's rows; `bytes` starts at the segment's first row.
-fn copy_rows<T: Element>(
-    spec: &ArraySpec,
-    columns: &[Range<usize>],
-    segment: &mut Segment<'_, T>,
+    wanted: &Wanted<'_, '_, T>,
+    layer: usize,
     bytes: &[u8],
+    first: usize,
 ) {
-    let (size, row_len) = (spec.dtype.size(), spec.row_len());
-    if columns.len() == 1 && columns[0].len() == row_len {
-        T::decode(spec.dtype, &bytes[..segment.n * row_len * size], segment.out);
-        return;
-    }
-    let mut out = &mut *segment.out;
-    for row in 0..segment.n {
-        for column in columns {
-            let (mine, rest) = out.split_at_mut(column.len());
-            let start = (row * row_len + column.start) * size;
-            T::decode(spec.dtype, &bytes[start..start + column.len() * size], mine);
-            out = rest;
+    let row_bytes = spec.row_bytes();
+    let whole = wanted.is_whole_rows(spec);
+    let rows_at = |run: &Run| &bytes[(run.row % spec.chunk_rows - first) * row_bytes..];
+    for (number, run) in wanted.runs.iter().enumerate() {
+        if let Some(next) = wanted.runs.get(number + 1) {
+            prefetch(&rows_at(next)[..row_bytes.min(MAX_PREFETCH)]);
+        }
+        let rows = &rows_at(run)[..run.n * row_bytes];
+        if whole && wanted.cells.is_one_layer() {
+            T::decode(spec.dtype, rows, wanted.cell(run.out, run.n, layer));
+            continue;
+        }
+        for (row, out) in rows.chunks_exact(row_bytes).zip(run.out..) {
+            copy_columns(spec, wanted.columns, row, wanted.cell(out, 1, layer));
         }
     }
 }
+
+impl<T> Wanted<'_, '_, T> {
+    #[allow(
+        unsafe_code,
+        reason = "threads fill parts of one array that no slice can be split into"
+    )]
+    #[allow(clippy::mut_from_ref, reason = "each cell is asked for once")]
+    fn cell(&self, row: usize, n: usize, layer: usize) -> &mut [T] {
+        // SAFETY: the runs of a read hold every output row once, and each layer's copy asks once for each run.
+        unsafe { self.cells.rows(row, n, layer) }
+    }
+
+    /// Whether rows are wanted whole.
+    fn is_whole_rows(&self, spec: &ArraySpec) -> bool {
+        self.columns.len() == 1 && self.columns[0].len() == spec.row_len()
+    }
+}
+
+fn copy_columns<T: Element>(
+    spec: &ArraySpec,
+    columns: &[Range<usize>],
+    row: &[u8],
+    mut out: &mut [T],
+) {
+    let size = spec.dtype.size();
+    for column in columns {
+        let (mine, rest) = out.split_at_mut(column.len());
+        T::decode(spec.dtype, &row[column.start * size..column.end * size], mine);
+        out = rest;
+    }
+}
+
+/// Asks the processor to fetch bytes that will be copied soon: rows lie too far apart for it to guess.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "the intrinsic takes a pointer")]
+fn prefetch(bytes: &[u8]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in bytes.chunks(CACHE_LINE) {
+        // SAFETY: a prefetch reads nothing that the program sees, and the pointer is into `bytes`.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch(_: &[u8]) {}
 
 fn to_usize(n: u64) -> usize {
     // Index entries are bounded by the file's length when they are read.

@@ -61,23 +61,50 @@ impl Map {
     /// Calls `work` with some of the bytes. If the file was cut short they may be nonsense: then this fails,
     /// whatever `work` said.
     pub(crate) fn read<R>(&self, range: Range<usize>, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        if range.end > self.len {
-            return Err(Error::damaged(&self.path, format!("it ends before byte {}", range.end)));
-        }
         match &self.bytes {
-            Bytes::Mapped(map) => {
-                let done = work(&map.bytes[range]);
-                if map.watch.is_broken() {
-                    return Err(Error::damaged(&self.path, "it was cut short while it was read"));
-                }
+            Bytes::Mapped(_) => {
+                let done = work(self.mapped(range)?);
+                self.check()?;
                 Ok(done)
             }
             Bytes::Read(file) => BUFFER.with_borrow_mut(|buffer| {
+                self.check_range(&range)?;
                 buffer.resize(range.len(), 0);
                 files::read_at(file, &self.path, buffer, range.start as u64)?;
                 Ok(work(buffer))
             }),
         }
+    }
+
+    /// Some of the bytes of a file that is mapped; what was read of them counts once `check` has passed.
+    pub(crate) fn mapped(&self, range: Range<usize>) -> Result<&[u8]> {
+        self.check_range(&range)?;
+        match &self.bytes {
+            Bytes::Mapped(map) => Ok(&map.bytes[range]),
+            Bytes::Read(_) => Err(Error::io(&self.path, io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Fails if the file was cut short while its bytes were read.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Mapped(map) if map.watch.is_broken() => {
+                Err(Error::damaged(&self.path, "it was cut short while it was read"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_range(&self, range: &Range<usize>) -> Result<()> {
+        if range.end > self.len {
+            return Err(Error::damaged(&self.path, format!("it ends before byte {}", range.end)));
+        }
+        Ok(())
+    }
+
+    /// Whether reading touches nothing but what is asked for.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(_))
     }
 
     /// Asks the system to bring a range in, where it knows how to; reading then does not stop at every page.
