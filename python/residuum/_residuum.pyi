@@ -85,7 +85,11 @@ class SiteArray:
         rows: tuple[int, int] | NDArray[np.uint64] | None,
         layers: Sequence[int],
         heads: Sequence[int] | None,
+        verify: bool = False,
     ) -> None: ...
+    @property
+    def codec(self) -> str: ...
+    def warm(self, chunks: Sequence[int], layers: Sequence[int]) -> None: ...
 
 @final
 class Writer:

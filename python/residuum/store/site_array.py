@@ -34,11 +34,12 @@ class SiteArray:
         self.row_space: str = core.row_space
         self.chunk_rows: int = core.chunk_rows
         self.shard_rows: int = core.shard_rows
+        self._shape_now: tuple[int, ...] = tuple(core.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes. The layer axis has the model's length, captured or not."""
-        return tuple(self.core.shape)
+        return self._shape_now
 
     @property
     def n_row(self) -> int:
@@ -130,6 +131,8 @@ class SiteArray:
         with_rows: Literal[False] = ...,
         heads: Selector = ...,
         dtype: DTypeLike | None = ...,
+        window_rows: int | None = ...,
+        start: int = ...,
     ) -> Iterator[NDArray[Any]]: ...
     @overload
     def stream(
@@ -142,6 +145,8 @@ class SiteArray:
         with_rows: Literal[True],
         heads: Selector = ...,
         dtype: DTypeLike | None = ...,
+        window_rows: int | None = ...,
+        start: int = ...,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]: ...
     def stream(
         self,
@@ -153,13 +158,18 @@ class SiteArray:
         with_rows: bool = False,
         heads: Selector = None,
         dtype: DTypeLike | None = None,
+        window_rows: int | None = None,
+        start: int = 0,
     ) -> Iterator[Any]:
         """Iterate over all rows in batches, every row once; the last batch may be smaller.
 
-        Reads whole chunks and holds at most a window of them: the larger of 64 MiB and a batch with
-        one chunk. `shuffle` draws the order of the chunks and then of the rows inside each window;
-        rows whose chunks fall into different windows are never mixed. The order is a function of
-        `seed`, the number of rows, `chunk_rows`, `batch_rows` and the size of a row.
+        The next batches are read in the background. `shuffle` draws the order of the chunks and
+        then of the rows inside each window of them; rows whose chunks fall into different windows
+        are never mixed. A window is the larger of 128 MiB and a batch with one chunk, or what
+        `window_rows` says: an array within it is permuted as a whole. The order is a function of
+        `seed`, the number of rows, `chunk_rows`, `batch_rows` and the window. Out of plain chunks
+        rows are copied straight into their batches; of compressed ones up to three windows are in
+        memory, so choose `window_rows` by that.
 
         Args:
             layer: the layer; None reads all captured layers, or a site without layers.
@@ -169,29 +179,55 @@ class SiteArray:
             with_rows: yield (batch, row numbers int64 `[batch]`) instead of batches.
             heads: as for `read`.
             dtype: as for `read`.
+            window_rows: rows that are mixed with one another, rounded down to whole chunks.
+            start: batches of the epoch to leave out, to go on where another stream stopped; they
+                are not read.
 
         Yields:
             Arrays `[batch, head, feature]`, without `layer` axis if `layer` was given.
 
         Raises:
             SiteError: a layer that was not captured, or an axis that the site does not have.
-            ArgumentError: `batch_rows` below one.
+            ArgumentError: `batch_rows` or `window_rows` below one, or `start` below zero.
         """
-        if batch_rows < 1:
-            message = f"batch_rows is {batch_rows}, but a batch needs at least one row"
-            raise ArgumentError(message)
+        for name, n, least in (
+            ("batch_rows", batch_rows, 1),
+            ("window_rows", window_rows, 1),
+            ("start", start, 0),
+        ):
+            if n is not None and n < least:
+                message = f"{name} is {n}, but must be at least {least}"
+                raise ArgumentError(message)
         # Nothing is read, but wrong arguments fail here and not at the first batch.
         self.read(slice(0, 0), layer, heads, dtype=dtype)
         n_layer = len(self.layers) if layer is None and self.has_layers else 1
-        row_bytes = 4 * n_layer * self.row_len
         order = batches.Order.of(
-            self.n_row, self.chunk_rows, row_bytes, batch_rows, shuffle=shuffle, seed=seed
-        )
-        return batches.cut(
-            ((rows, self.read(rows, layer, heads, dtype=dtype)) for rows in order.windows()),
+            self.n_row,
+            self.chunk_rows,
+            self.dtype.itemsize * n_layer * self.row_len,
             batch_rows,
-            with_rows=with_rows,
+            window_rows=window_rows,
+            shuffle=shuffle,
+            seed=seed,
         )
+        layers = self._pick_layers(layer)
+        layer_list = [] if layers is None else layers.tolist()
+
+        def read(rows: NDArray[np.int64], chunks: NDArray[np.int64]) -> NDArray[Any]:
+            if len(chunks):
+                self.core.warm(chunks.tolist(), layer_list)
+            return self.read(rows, layer, heads, dtype=dtype)
+
+        first_row = start * batch_rows
+        if self.core.codec == "none":
+            found = batches.ahead(order.batches(first_row), read, batches.AHEAD)
+        else:
+            # Out of a compressed chunk rows come only all together.
+            windows = ((rows, rows[:0]) for _, rows in order.windows(first_row))
+            found = batches.cut(batches.ahead(windows, read, 1), batch_rows)
+        if with_rows:
+            return ((values, rows) for rows, values in found)
+        return (values for _, values in found)
 
     def __getitem__(self, key: Key) -> Any:  # noqa: ANN401  an array, or a number
         """Read `site[rows, layers, heads, ...]`, as from a numpy array of this shape.

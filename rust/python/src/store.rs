@@ -134,6 +134,17 @@ impl SiteArray {
         self.core.spec().row_space.as_str()
     }
 
+    /// none or zstd.
+    #[getter]
+    fn codec(&self) -> &'static str {
+        self.core.spec().codec.as_str()
+    }
+
+    /// Brings chunks into memory, all of each; see `SiteArray.stream`.
+    fn warm(&self, py: Python<'_>, chunks: Vec<u64>, layers: Vec<usize>) -> PyResult<()> {
+        detached(py, || self.core.warm(&chunks, &layers))
+    }
+
     /// Rows per inner chunk.
     #[getter]
     fn chunk_rows(&self) -> usize {

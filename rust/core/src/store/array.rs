@@ -6,13 +6,15 @@
 
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
+use rayon::prelude::*;
+
 use super::{
     counters::Counters,
     dtype::Element,
     gather::{Cells, runs},
     read::Read,
     shards::Shards,
-    spec::ArraySpec,
+    spec::{ArraySpec, Codec},
 };
 use crate::error::{Error, Result};
 
@@ -189,6 +191,37 @@ impl SiteArray {
         read.run(&runs)?;
         self.counters.add_rows(n * layer_keys.len());
         Ok(())
+    }
+
+    /// Brings whole chunks of plain bytes into memory, so that rows can be read out of them in any order without
+    /// a wait for each. Chunks that were brought in before, and compressed ones, which are read whole anyway,
+    /// cost nothing.
+    ///
+    /// # Errors
+    /// As `read`, for the layers and shards; `OutOfRange` for a chunk behind the last row.
+    pub fn warm(&self, chunks: &[u64], layers: &[usize]) -> Result<()> {
+        let layer_keys = self.check(&Rows::Index(&[]), layers, "", true)?;
+        let n_chunk = self.n_row.div_ceil(self.spec.chunk_rows);
+        if let Some(&chunk) = chunks.iter().find(|chunk| **chunk >= n_chunk as u64) {
+            return Err(self.out_of_range("chunk", chunk, n_chunk));
+        }
+        if self.spec.codec != Codec::None {
+            return Ok(());
+        }
+        let mut chunks = chunks.to_vec();
+        chunks.sort_unstable();
+        let per_shard = self.spec.shard_chunks() as u64;
+        let shards: Vec<&[u64]> = chunks.chunk_by(|a, b| a / per_shard == b / per_shard).collect();
+        shards.par_iter().try_for_each(|chunks| {
+            // Checked to be below the number of chunks, so that they fit.
+            let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+            layer_keys.iter().try_for_each(|&layer| {
+                let id = (at(chunks[0] / per_shard), layer);
+                let open = self.shards.open(&self.spec, id, self.n_row, &self.counters)?;
+                chunks.iter().for_each(|&chunk| open.warm(at(chunk % per_shard)));
+                Ok(())
+            })
+        })
     }
 
     /// Reads `[rows, row_len]` of one layer as `f32`; `layer` is 0 where there is no layer axis.

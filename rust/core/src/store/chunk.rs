@@ -58,13 +58,10 @@ pub(crate) fn read<T: Element>(
     if source.is_by_rows(wanted) {
         return read_rows(source, wanted, layer);
     }
-    let (start, nbytes) = (to_usize(source.entry.offset), to_usize(source.entry.nbytes));
-    let map = &source.shard.map;
-    source.counters.add_bytes(nbytes);
-    if source.shard.is_cold(source.chunk) {
-        map.will_need(start..start + nbytes);
-    }
-    map.read(start..start + nbytes, |stored| match spec.codec {
+    let stored = source.entry.range();
+    source.counters.add_bytes(stored.len());
+    source.shard.warm(source.chunk);
+    source.shard.map.read(stored, |stored| match spec.codec {
         Codec::None => {
             copy(spec, wanted, layer, checked(source, stored)?, 0);
             Ok(())
@@ -133,7 +130,7 @@ impl Source<'_> {
         let row_bytes = self.spec.row_bytes();
         let first = runs[0].row % self.spec.chunk_rows;
         let end = runs.last().map_or(first, |last| last.row % self.spec.chunk_rows + last.n);
-        let start = to_usize(self.entry.offset);
+        let start = self.entry.range().start;
         start + first * row_bytes..start + end * row_bytes
     }
 
@@ -228,8 +225,3 @@ fn prefetch(bytes: &[u8]) {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn prefetch(_: &[u8]) {}
-
-fn to_usize(n: u64) -> usize {
-    // Index entries are bounded by the file's length when they are read.
-    usize::try_from(n).unwrap_or(usize::MAX)
-}

@@ -1,6 +1,6 @@
 //! The index at a shard's tail: where each inner chunk lies. Read as hostile, written exactly.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, ops::Range, path::Path};
 
 use super::{
     files,
@@ -17,6 +17,14 @@ const ENTRY: usize = 16;
 pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) nbytes: u64,
+}
+
+impl Entry {
+    /// The chunk's bytes in its shard. They are bounded by the file's length when the index is read.
+    pub(crate) fn range(self) -> Range<usize> {
+        let at = |n| usize::try_from(n).unwrap_or(usize::MAX);
+        at(self.offset)..at(self.offset + self.nbytes)
+    }
 }
 
 /// The chunks of one shard, in order; `None` where a chunk is missing.

@@ -50,9 +50,12 @@ const WARM: u8 = 1;
 const CHECKED: u8 = 2;
 
 impl OpenShard {
-    /// True once, for the first who asks: the chunk has not been brought into memory yet.
-    pub(crate) fn is_cold(&self, chunk: usize) -> bool {
-        self.chunks[chunk].fetch_or(WARM, Relaxed) & WARM == 0
+    /// Brings a chunk into memory as a whole, if that was not done since the shard was opened.
+    pub(crate) fn warm(&self, chunk: usize) {
+        let is_cold = self.chunks[chunk].fetch_or(WARM, Relaxed) & WARM == 0;
+        if let Some(entry) = self.index.entries[chunk].filter(|_| is_cold) {
+            self.map.will_need(entry.range());
+        }
     }
 
     /// Whether the chunk's checksum was checked since the shard was opened.

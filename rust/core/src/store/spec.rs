@@ -33,6 +33,16 @@ pub enum Codec {
     Zstd,
 }
 
+impl Codec {
+    /// The name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// One array of a store: everything about it except how many rows it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArraySpec {
