@@ -15,7 +15,8 @@ from store import made
 
 import residuum
 from residuum.errors import ArgumentError, SiteError, StoreError
-from residuum.store import Store, StoreWriter
+from residuum.sites import Site
+from residuum.store import ArrayPlan, Store, StoreWriter
 
 
 def test_what_a_store_says_about_itself(store, own):
@@ -293,3 +294,46 @@ def test_a_store_killed_before_its_first_commit_opens_empty(tmp_path):
         writer.commit(complete=True)
     np.testing.assert_array_equal(Store(path)["z"].read(), arrays["z"])
     assert Store(path).verify().ok
+
+
+def test_scattered_rows_read_little_more_than_themselves(tmp_path):
+    """100 rows here and there, of a store that zarr-python would read almost all of."""
+    n_row, n_layer, width, chunk = 4096, 2, 64, 256
+    values = np.random.default_rng(1).standard_normal((n_row, width)).astype(np.float16)
+    writer = StoreWriter.create(
+        tmp_path / "run.residuum",
+        model={},
+        capture={},
+        arrays=[ArrayPlan(Site.RESID_POST, n_layer, range(n_layer), (width,), "float16")],
+        target=False,
+        shard_rows=n_row,
+        chunk_rows=chunk,
+    )
+    with writer:
+        for layer in range(n_layer):
+            writer.write("resid_post", layer, values + np.float16(layer), np.array([[0, 0, n_row]]))
+        writer.commit(complete=True, rows={"token": n_row, "example": 0})
+    store = Store(tmp_path / "run.residuum")
+    store["resid_post"].read([0], 0)  # the shards' indexes are read once
+    store["resid_post"].read([0], 1)
+    rows = np.random.default_rng(0).permutation(n_row)[:100]
+    for layers, wanted in ((1, 100), ([0, 1], 200)):
+        before = store.counters()["bytes_read"]
+        store["resid_post"].read(rows, layers)
+        assert store.counters()["bytes_read"] - before <= 1.5 * wanted * width * 2
+    before = store.counters()["bytes_read"]
+    store["resid_post"].read(rows, 1, verify=True)
+    chunks = len(np.unique(rows // chunk))
+    assert store.counters()["bytes_read"] - before == chunks * (chunk * width * 2 + 4)
+
+
+def test_verify_finds_what_a_read_of_rows_passes_over(own):
+    shard = own.path / "activations/resid_post/c/0/1/0"
+    damaged = bytearray(shard.read_bytes())
+    damaged[made.D_MODEL * 4] ^= 1  # row 1
+    shard.write_bytes(damaged)
+    site = Store(own.path)["resid_post"]
+    np.testing.assert_array_equal(site.read([0], 1), own.arrays["resid_post"][[0], 1])
+    for rows, verify in (([0], True), (slice(0, 4), False)):
+        with pytest.raises(StoreError, match="checksum of its chunk 0"):
+            Store(own.path)["resid_post"].read(rows, 1, verify=verify)

@@ -34,22 +34,17 @@ class SiteArray:
         self.row_space: str = core.row_space
         self.chunk_rows: int = core.chunk_rows
         self.shard_rows: int = core.shard_rows
-        self._shape_now: tuple[int, ...] = tuple(core.shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
+        self.shape: tuple[int, ...] = tuple(core.shape)
         """Lengths of the axes. The layer axis has the model's length, captured or not."""
-        return self._shape_now
+        self.dtype: np.dtype[Any] = BFLOAT16 if core.dtype == "bfloat16" else np.dtype(core.dtype)
+        """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that."""
+        lengths = zip(self.axes, self.shape, strict=True)
+        self._axes = [Axis(name, length, self.name) for name, length in lengths]
 
     @property
     def n_row(self) -> int:
         """Rows that the store's last commit shows."""
         return self.shape[0]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that."""
-        return BFLOAT16 if self.core.dtype == "bfloat16" else np.dtype(self.core.dtype)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -80,6 +75,7 @@ class SiteArray:
         *,
         out: NDArray[Any] | None = None,
         dtype: DTypeLike | None = None,
+        verify: bool = False,
     ) -> NDArray[Any]:
         """Read rows as a numpy array `[row, layer, head, feature]`.
 
@@ -94,12 +90,16 @@ class SiteArray:
             out: a C-contiguous array of the right shape to fill; its dtype is the result's.
             dtype: dtype of the result. By default the stored one, except bfloat16, which is widened
                 to float32; ask for "bfloat16" to keep it.
+            verify: check the checksum of every chunk that is touched, for which all of it is read.
+                Without it, rows or heads taken out of a chunk that is not compressed are not
+                checked; chunks that are read whole are, once while the store is open.
 
         Raises:
             SiteError: a layer or head that does not exist or was not captured, or an axis that the
                 site does not have.
             SelectionError: a row out of range, or what cannot select.
             ArgumentError: an `out` that does not fit.
+            StoreError: a shard that is missing, cut short or altered.
         """
         picked = self._pick(rows, layers, heads)
         shape = self._shape(*picked)
@@ -107,7 +107,7 @@ class SiteArray:
             out = np.empty(shape, self._result_dtype(dtype))
         else:
             _check_out(out, shape, dtype)
-        self._fill(out, *picked)
+        self._fill(out, *picked, verify=verify)
         return out
 
     def torch(
@@ -244,7 +244,7 @@ class SiteArray:
             SiteError: a layer or head that does not exist or was not captured.
             SelectionError: another number out of range, or what cannot select.
         """
-        axes = self._axes()
+        axes = self._axes
         chosen = dict(zip(axes, spread(key, axes), strict=True))
         read = {axis.name: chosen.pop(axis) for axis in axes if axis.name in _READ_AXES}
         rest = [pick(selector, axis) for axis, selector in chosen.items()]
@@ -309,12 +309,8 @@ class SiteArray:
     def _pick(
         self, rows: Selector, layers: Selector, heads: Selector
     ) -> tuple[Picked, Picked | None, Picked | None]:
-        picked = pick(rows, Axis("row", self.n_row, self.name))
+        picked = pick(rows, self._axes[0])
         return picked, self._pick_layers(layers), self._pick_heads(heads)
-
-    def _axes(self) -> list[Axis]:
-        lengths = zip(self.axes, self.shape, strict=True)
-        return [Axis(name, length, self.name) for name, length in lengths]
 
     def _pick_layers(self, layers: Selector) -> Picked | None:
         if not self.has_layers:
@@ -323,10 +319,10 @@ class SiteArray:
             return None
         if layers is None:
             return Picked(np.array(self.layers, np.uint64), len(self.layers))
-        return pick(layers, Axis("layer", self.shape[1], self.name))
+        return pick(layers, self._axes[1])
 
     def _pick_heads(self, heads: Selector) -> Picked | None:
-        axis = next((axis for axis in self._axes() if axis.name in HEAD_AXES), None)
+        axis = next((axis for axis in self._axes if axis.name in HEAD_AXES), None)
         if axis is None:
             if heads is not None:
                 self._refuse_axis("head")
@@ -349,18 +345,24 @@ class SiteArray:
         return BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
 
     def _fill(
-        self, out: NDArray[Any], rows: Picked, layers: Picked | None, heads: Picked | None
+        self,
+        out: NDArray[Any],
+        rows: Picked,
+        layers: Picked | None,
+        heads: Picked | None,
+        *,
+        verify: bool,
     ) -> None:
         layer_list = layers.tolist() if layers is not None else []
         head_list = None if heads is None or heads.is_whole(self.row_shape[0]) else heads.tolist()
         wide = np.dtype(np.int32 if self.dtype == np.int32 else np.float32)
-        if out.dtype == self.dtype and out.dtype.itemsize == 2:
-            self.core.read_into(out.view(np.uint16), rows.index, layer_list, head_list)
-        elif out.dtype == wide:
-            self.core.read_into(out, rows.index, layer_list, head_list)
+        raw = out.dtype == self.dtype and out.dtype.itemsize == 2
+        if raw or out.dtype == wide:
+            target = out.view(np.uint16) if raw else out
+            self.core.read_into(target, rows.index, layer_list, head_list, verify)
         else:
             widened: NDArray[Any] = np.empty(out.shape, wide)
-            self.core.read_into(widened, rows.index, layer_list, head_list)
+            self.core.read_into(widened, rows.index, layer_list, head_list, verify)
             out[...] = widened
 
 

@@ -1,13 +1,14 @@
 //! numpy arrays as slices the core can read or fill, without a copy.
 
-use numpy::{PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
+use numpy::{
+    PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+};
 use pyo3::prelude::*;
 use residuum_core::{Rows, Source};
 
 use crate::error::argument;
 
 /// A C-contiguous array that a read fills.
-#[derive(FromPyObject)]
 pub(crate) enum Target<'py> {
     /// float32: any floating-point dtype, widened.
     F32(PyReadwriteArrayDyn<'py, f32>),
@@ -17,13 +18,42 @@ pub(crate) enum Target<'py> {
     I32(PyReadwriteArrayDyn<'py, i32>),
 }
 
+// By hand, here and below: the derived code writes an error message, with the dtype's name, for each variant that it
+// passes over, which takes longer than a small read.
+impl<'py> FromPyObject<'_, 'py> for Target<'py> {
+    type Error = PyErr;
+
+    fn extract(found: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(array) = found.cast::<PyArrayDyn<f32>>() {
+            Ok(Self::F32(array.try_readwrite()?))
+        } else if let Ok(array) = found.cast::<PyArrayDyn<u16>>() {
+            Ok(Self::U16(array.try_readwrite()?))
+        } else if let Ok(array) = found.cast::<PyArrayDyn<i32>>() {
+            Ok(Self::I32(array.try_readwrite()?))
+        } else {
+            let what = found.get_type();
+            Err(argument(found.py(), &format!("{what} is no array of float32, uint16 or int32")))
+        }
+    }
+}
+
 /// Rows to read: all, `(start, stop)` or an array of uint64.
-#[derive(FromPyObject)]
 pub(crate) enum Selection<'py> {
     /// A contiguous part.
     Range((usize, usize)),
     /// These, in this order.
     Index(PyReadonlyArray1<'py, u64>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Selection<'py> {
+    type Error = PyErr;
+
+    fn extract(found: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match found.cast::<PyArray1<u64>>() {
+            Ok(array) => Ok(Self::Index(array.try_readonly()?)),
+            Err(_) => Ok(Self::Range(found.extract()?)),
+        }
+    }
 }
 
 /// The core's view of a selection.
