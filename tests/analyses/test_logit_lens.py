@@ -1,5 +1,7 @@
 """The lens against its definition, and against torch's log-softmax."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from analyses import naive, tiny
@@ -99,3 +101,23 @@ def test_a_layer_that_is_not_there(store):
 def test_k_beyond_the_vocabulary_is_the_vocabulary(store):
     table = logit_lens.run(store, k=1000)["top"]
     assert table.num_rows == tiny.N_ROW * tiny.N_LAYER * tiny.D_VOCAB
+
+
+def test_rows_that_are_not_finite_have_no_token(made, tmp_path):
+    """What `--allow-nonfinite` keeps: other rows have their answers, these have nulls."""
+    broken = made.sites["resid_post"].copy()
+    broken[2, 1, 0] = np.nan
+    changed = dataclasses.replace(made, sites={**made.sites, "resid_post": broken})
+    result = logit_lens.run(tiny.write(changed, tmp_path / "nan.residuum"), k=2)
+    whole = logit_lens.run(tiny.write(made, tmp_path / "whole.residuum"), k=2)
+    for name in ("trajectory", "top"):
+        rows = zip(result[name].to_pylist(), whole[name].to_pylist(), strict=True)
+        for found, expected in rows:
+            if (found["row"], found["layer"]) != (2, 1):
+                assert found == expected
+                continue
+            id_name, text_name = (
+                ("top_id", "top_text") if name == "trajectory" else ("token_id", "text")
+            )
+            assert found[id_name] is None
+            assert found[text_name] is None

@@ -1,6 +1,8 @@
 """Asking through the registry: kept answers, missing sites, descriptions."""
 
+import errno
 import json
+import os
 
 import pyarrow as pa
 import pytest
@@ -101,3 +103,17 @@ def test_a_result_shows_itself(store):
     with pytest.raises(KeyError, match="it has heads"):
         result["head"]
     assert isinstance(result["heads"], pa.Table)
+
+
+def test_an_answer_of_a_store_that_cannot_be_written_is_given_all_the_same(store, monkeypatch):
+    expected = registry.run("attention_roles", store, layers=[1])
+
+    def refuse(*_arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(type(store.results), "put", refuse)
+    monkeypatch.setattr(type(store.results), "get", lambda *_: None)
+    with pytest.warns(UserWarning, match="Read-only file system.*not kept"):
+        found = registry.run("attention_roles", store, layers=[1])
+    assert dict(found.tables) == dict(expected.tables)
+    assert found.provenance["analysis"] == "attention_roles"

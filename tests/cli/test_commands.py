@@ -166,6 +166,29 @@ def test_ctrl_c_ends_a_query(run):
     assert len(said.splitlines()) == 1
 
 
+def test_ctrl_c_ends_an_analysis(run):
+    """Also in a kernel that would go on for hours, and nothing half-made is left."""
+    code = "import residuum.cli, residuum.analyses.clusters as c; print('go', flush=True); " + (
+        "residuum.cli.main()"
+    )
+    asked = ["run", "clusters", str(run), "--set", "k=2", "--set", "restarts=1000000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "nterrupted." in said
+    assert len(said.splitlines()) == 1
+    assert not list((run / "results").glob("clusters/*"))
+
+
 def test_extension_path_is_printed_without_a_store():
     path = residuum("sql", "--print-extension-path").out.strip()
     connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})

@@ -89,6 +89,43 @@ def test_python_of_the_last_1_x_answers_the_same(extension: Path, queries, expec
     assert json.loads(done.stdout) == expected
 
 
+CONNECTED = """
+import json, sys, duckdb, residuum
+connection = residuum.open(sys.argv[1]).connect()
+out = [connection.execute(query).fetchall() for query in json.loads(sys.argv[2])]
+json.dump([duckdb.__version__, out], sys.stdout)
+"""
+
+
+def test_a_connection_of_the_last_1_x_has_the_same_views_and_macros(tiny, tmp_path):
+    """The whole package on DuckDB 1.5, which it allows; its parser knows other keywords."""
+    queries = [
+        "SELECT count(*) FROM resid_post",
+        "SELECT layer, vec FROM z JOIN tokens USING (row) WHERE token = 0 AND layer = 1 ORDER BY ALL",
+        "SELECT vec('z', 5, 1, 2), vec('resid_post', 5, 1), vec('embed', 5)",
+        'SELECT row, rank, token_id FROM logit_lens(k := 2, "rows" := [3]) ORDER BY ALL',
+        'SELECT row, head, token_id FROM head_logits(tokens := [1], "rows" := [3]) ORDER BY ALL',
+        "SELECT row, rank FROM nearest('resid_post', 1, of := 17, k := 3)",
+        "SELECT row, norm FROM activations('z', layers := [1], \"rows\" := [3, 4]) ORDER BY ALL",
+    ]
+    older = tmp_path / "older"
+    subprocess.run(
+        [uv(), "pip", "install", "--quiet", "--no-deps", "--python", sys.executable]
+        + ["--target", str(older), f"duckdb=={VERSION}"],
+        check=True,
+    )
+    arguments = [sys.executable, "-c", CONNECTED, str(tiny.path), json.dumps(queries)]
+    answers = []
+    for path in (str(older), ""):
+        env = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=env)
+        answers.append(json.loads(done.stdout))
+    assert answers[0][0] == VERSION
+    assert answers[1][0] != VERSION
+    assert answers[0][1] == answers[1][1]
+    assert all(answers[0][1])
+
+
 def test_the_command_line_answers_the_same(extension: Path, queries, expected):
     for name, query in queries.items():
         script = f"LOAD '{extension}'; {query};"

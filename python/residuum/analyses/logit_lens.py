@@ -9,7 +9,7 @@ states are numbered by the block that leaves them, so the embedding (their state
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -191,7 +191,7 @@ class Lens:
     def _trajectory(
         self, row: NDArray[np.int64], layer: int, seen: LensStats, without: NDArray[np.bool_]
     ) -> pa.Table:
-        best = pa.array(seen.top_ids[:, 0].astype(np.int32))
+        best = _ids(seen.top_ids[:, 0])
         values = {
             "layer": np.full(len(row), layer, np.int32),
             "top_id": best,
@@ -208,7 +208,7 @@ class Lens:
 
     def _top(self, row: NDArray[np.int64], layer: int, seen: LensStats) -> pa.Table:
         n_row, k = seen.top_ids.shape
-        ids = pa.array(seen.top_ids.ravel().astype(np.int32))
+        ids = _ids(seen.top_ids.ravel())
         return pa.table(
             {
                 "row": np.repeat(row, k),
@@ -220,6 +220,11 @@ class Lens:
                 "logprob": seen.top_logprobs.ravel(),
             }
         )
+
+
+def _ids(ids: NDArray[np.integer[Any]]) -> pa.Array:
+    """Token ids; null where no logit was a number."""
+    return pa.array(ids.astype(np.int32), mask=ids == NO_TOKEN)
 
 
 ANALYSIS = Analysis(

@@ -4,16 +4,18 @@
         params.check      strings and values -> the analysis' frozen parameter class
         require           are the sites there? if not, say what to capture
         store.results     asked before under the same key? then read
-        compute           else work, and keep the tables in the store
+        compute           else work, and keep the tables in the store (if it can be written)
 
 The key is a hash of the analysis' name and version, its parameters and the store's commit: a store
 that has grown, or an analysis that was corrected, is asked anew.
 """
 
+import errno
 import importlib
 import json
 import pkgutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from residuum.store import Store
 
 Tables = dict[str, pa.Table]
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""How a system says that a store can be read but not written."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,14 @@ class Analysis:
             "commit": store.commit,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        kept_as = store.results.put(self.name, key, tables, provenance)
-        return Result(self.name, plain, tables, kept_as.provenance)
+        try:
+            provenance = dict(store.results.put(self.name, key, tables, provenance).provenance)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            message = f"{store.path} cannot be written ({error.strerror}): the answer is not kept."
+            warnings.warn(message, stacklevel=2)
+        return Result(self.name, plain, tables, provenance)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for `residuum analyses --json`."""

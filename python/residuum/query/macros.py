@@ -21,9 +21,11 @@ class TableMacro:
 
     def statement(self, store: str) -> str:
         """The `CREATE MACRO`; `store` is a literal."""
+        # Quoted: `to` is a keyword, and DuckDB 1.5 takes `row` for one too.
+        positional = [quote.name(name) for name in self.positional]
         named = [quote.name(name) for name in self.named]
-        parameters = [*self.positional, *(f"{name} := NULL" for name in named)]
-        arguments = [store, *self.positional, *(f"{name} := {name}" for name in named)]
+        parameters = [*positional, *(f"{name} := NULL" for name in named)]
+        arguments = [store, *positional, *(f"{name} := {name}" for name in named)]
         call = f"residuum_{self.name}({', '.join(arguments)})"
         head = f"CREATE OR REPLACE MACRO {self.name}({', '.join(parameters)})"
         return f"{head} AS TABLE SELECT * FROM {call}"
@@ -42,8 +44,9 @@ def statements(store: Store) -> Iterator[str]:
     literal = quote.text(str(store.path))
     for macro in TABLE_MACROS:
         yield macro.statement(literal)
+    names = [quote.name(name) for name in ("site", "row", "layer", "head")]
     overloads = ", ".join(
-        f"({', '.join(places)}) AS residuum_vec({literal}, {', '.join(places)})"
-        for places in (("site", "row"), ("site", "row", "layer"), ("site", "row", "layer", "head"))
+        f"({', '.join(names[:n])}) AS residuum_vec({literal}, {', '.join(names[:n])})"
+        for n in (2, 3, 4)
     )
     yield f"CREATE OR REPLACE MACRO vec {overloads}"

@@ -20,6 +20,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The user wanted to stop; see `interrupt`.
+    #[error("interrupted")]
+    Interrupted,
     /// The folder is not a residuum store.
     #[error("{} is not a residuum store: {why}", path.display())]
     NotAStore {

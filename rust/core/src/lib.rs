@@ -11,6 +11,7 @@
 //! ```
 
 mod error;
+pub mod interrupt;
 pub mod kernels;
 mod site;
 mod store;

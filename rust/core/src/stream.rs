@@ -17,6 +17,7 @@ pub use self::heads::{HeadLogits, head_logits};
 pub use self::lens::{LensBlock, lens};
 pub use self::readout::{Readout, Residual, final_residual, residual};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::kernels::kmeans::{Kmeans, KmeansOptions, assign, kmeans};
 use crate::kernels::knn::{KnnAccumulator, Metric, Neighbours};
 use crate::kernels::moments::Moments;
@@ -64,6 +65,7 @@ pub fn for_each_block(
     let block = block_rows(site, 4 * row_len, budget)?;
     let mut buffer = Vec::new();
     for rows in blocks(rows, block) {
+        interrupt::check()?;
         buffer.resize(rows.len() * row_len, 0.0);
         site.read_block_f32(rows.clone(), layer, &mut buffer)?;
         work(rows.start, &buffer)?;

@@ -32,7 +32,7 @@ impl<'py> FromPyObject<'_, 'py> for Target<'py> {
             Ok(Self::I32(array.try_readwrite()?))
         } else {
             let what = found.get_type();
-            Err(argument(found.py(), &format!("{what} is no array of float32, uint16 or int32")))
+            Err(argument(found.py(), format!("{what} is no array of float32, uint16 or int32")))
         }
     }
 }

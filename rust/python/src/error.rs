@@ -3,7 +3,7 @@
 use std::io;
 
 use pyo3::{
-    exceptions::PyRuntimeError,
+    exceptions::{PyKeyboardInterrupt, PyRuntimeError},
     prelude::*,
     types::{PyAny, PyString},
 };
@@ -11,6 +11,9 @@ use residuum_core::Error;
 
 /// The exception for a core error, with the core's own words.
 pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
+    if matches!(error, Error::Interrupted) {
+        return PyKeyboardInterrupt::new_err(());
+    }
     build(py, class(error), error).unwrap_or_else(|failure| failure)
 }
 

@@ -59,6 +59,7 @@ mod _residuum {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        residuum_core::interrupt::ask_with(crate::call::interrupted);
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

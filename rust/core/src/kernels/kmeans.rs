@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::pass::{Data, Pass};
 use super::check::{elements, rows_of};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// In [`Kmeans::labels`]: the row has NaN or infinity and belongs to no cluster.
 pub const NO_CLUSTER: u32 = u32::MAX;
@@ -67,7 +67,7 @@ pub fn kmeans(x: &[f32], d: usize, options: KmeansOptions) -> Result<Kmeans> {
     let data = Data::new(x, d);
     if data.n_finite() < options.k {
         return Err(Error::argument(format!(
-            "k is {} but x has {} finite rows of {n_row}",
+            "k is {}, but of {n_row} rows only {} are finite throughout",
             options.k,
             data.n_finite()
         )));
@@ -118,6 +118,7 @@ fn run(data: &Data<'_>, options: KmeansOptions, rng: &mut ChaCha8Rng) -> Result<
     let tolerance = options.tol * data.mean_variance();
     let mut n_iter = 0;
     while n_iter < options.max_iter {
+        interrupt::check()?;
         n_iter += 1;
         let pass = Pass::run(data, &centres, &mut labels)?;
         let moved = pass.move_centres(data, &labels, &mut centres);

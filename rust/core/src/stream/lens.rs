@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::readout::{Readout, Residual, final_residual, residual};
 use super::{block_rows, blocks};
 use crate::error::Result;
+use crate::interrupt;
 use crate::kernels::lens::{LensStats, lens_layers};
 use crate::store::array::{Rows, SiteArray};
 use crate::store::open::Store;
@@ -57,6 +58,7 @@ pub fn lens(
         let unembed = readout.unembed()?;
         let layers = lens_layers(&slices, Some(&reference), targets.as_deref(), unembed, k)?;
         work(LensBlock { rows, layers })?;
+        interrupt::check()?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::super::matmul::{MatMut, MatRef, product};
 use super::super::norm::narrow;
 use super::super::vector;
 use super::pass::Data;
-use crate::Result;
+use crate::{Result, interrupt};
 
 /// Rows that one task measures.
 const ROW_BLOCK: usize = 512;
@@ -39,6 +39,7 @@ pub(super) fn seeds(data: &Data<'_>, k: usize, rng: &mut ChaCha8Rng) -> Result<V
     let mut centres = sample.row(first).to_vec();
     let mut squares = sample.distances(&centres)?;
     while centres.len() < k * data.d {
+        interrupt::check()?;
         let candidates: Vec<usize> = (0..trials).map(|_| draw(&squares, rng)).collect();
         let rows: Vec<f32> = candidates.iter().flat_map(|&row| sample.row(row).to_vec()).collect();
         let (chosen, lowered) = best(&sample.distances(&rows)?, &squares, trials);
