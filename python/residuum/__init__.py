@@ -6,7 +6,7 @@ from residuum import analyses as analyses
 from residuum import query as query
 from residuum._residuum import __version__
 from residuum.errors import ResiduumError
-from residuum.exchange import export
+from residuum.exchange import export, import_activations
 from residuum.sites import Site
 from residuum.store import SiteArray, Store
 from residuum.store import open_store as open
@@ -25,5 +25,6 @@ __all__ = [
     "__version__",
     "capture",
     "export",
+    "import_activations",
     "open",
 ]

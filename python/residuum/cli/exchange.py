@@ -64,3 +64,70 @@ def _told(made: Path) -> str:
     said = json.loads(beside.read_text(encoding="utf-8"))
     rows = " and ".join(count(n, f"{k} row") for k, n in said["selection"]["n_row"].items())
     return f"{rows} of {', '.join(said['arrays'])}."
+
+
+@click.command("import", short_help="Make a store of activations that are there already.")
+@click.argument("activations", nargs=-1, required=True, type=FilePath, metavar="ACTIVATIONS...")
+@click.option("-o", "--out", required=True, metavar="RUN", type=FilePath, help="The store to make.")
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="SITE",
+    help="The site of the files, or one --site for each; else their names say it.",
+)
+@click.option(
+    "--layer",
+    "of_layers",
+    multiple=True,
+    type=click.IntRange(min=0),
+    metavar="5",
+    help="The layer of the files, or one --layer for each.",
+)
+@click.option("--layers", metavar="0:4", help="The layers along the axis of files that have one.")
+@click.option("--n-layer", type=click.IntRange(min=1), metavar="N", help="Layers of the model.")
+@click.option("--tensor", metavar="NAME", help="The tensor of a file that holds several.")
+@click.option(
+    "--table",
+    type=FilePath,
+    metavar="FILE",
+    help="What the rows are: .parquet, .csv, .jsonl; with columns example and token a record per "
+    "row, else per example.",
+)
+@click.option("--dtype", type=DTYPES, help="What is stored; by default what the files hold.")
+@click.option("--model-name", metavar="NAME", help="The model they come from, for the record.")
+@click.option(
+    "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Rows in a shard (8192)."
+)
+@click.option("--chunk-rows", type=click.IntRange(min=1), metavar="C", help="Rows in a chunk.")
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How chunks are stored.",
+)
+@click.option("--memory", metavar="1GB", help="What may be held (1GB).")
+@click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite activations.")
+@debug_option
+def import_(
+    activations: tuple[Path, ...],
+    out: Path,
+    sites: tuple[str, ...],
+    of_layers: tuple[int, ...],
+    tensor: str | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Make the store RUN of ACTIVATIONS: .npy, .safetensors or torch.save files.
+
+    Files of one layer are [row, d_model] or [example, token, d_model] (or head, d_head); those of
+    several have a layer axis before d_model. A folder that residuum export made says all itself.
+    """
+    from residuum.exchange import import_files
+    from residuum.store.show import count
+
+    store = import_files(
+        out, activations, sites=sites, of_layers=of_layers, tensor=tensor, **options
+    )
+    amount = f"{count(store.n_example, 'example')}, {count(store.n_row, 'row')}"
+    click.echo(f"{out}: {amount} of {', '.join(store.sites)}.", err=True)

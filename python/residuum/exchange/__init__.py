@@ -5,5 +5,6 @@ npy · safetensors · torch.save ──importing.py──▶ store
 """
 
 from residuum.exchange.exporting import export
+from residuum.exchange.importing import import_activations, import_files
 
-__all__ = ["export"]
+__all__ = ["export", "import_activations", "import_files"]
