@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import datasets
 import ml_dtypes
@@ -18,6 +19,7 @@ from store import made
 import residuum
 from residuum.analyses import registry
 from residuum.errors import ArgumentError, InputError, SiteError, StoreError
+from residuum.exchange import blocks, parts
 from residuum.report import StoreCard, build
 from residuum.store import Store
 
@@ -110,6 +112,7 @@ def test_there_and_back(gpt2_folder, tmp_path, form, dtype):
     back = Store(tmp_path / "back")
     assert back.verify().ok
     assert back.sites == run.sites
+    assert back.model["name"] == run.model["name"]
     for site in run.sites:
         assert back[site].axes == run[site].axes
         assert back[site].shape == run[site].shape
@@ -178,6 +181,18 @@ def test_examples_are_counted_anew_and_gaps_stay_without_a_row(tmp_path):
     ]
     assert store.target.read().tolist() == [-1, -1, -1]
     assert store.table("rows").column("source_row").to_pylist() == [11, 13, 40]
+
+
+def test_token_ids_may_be_unknown(tmp_path):
+    table = pa.table({"example": [0, 0, 1, 1], "token": [0, 1, 0, 1], "token_id": [4, None, 6, 7]})
+    some = residuum.import_activations(tmp_path / "some", {"embed": draw(4, D)}, table=table)
+    assert some.target.read().tolist() == [-1, -1, 7, -1]
+    assert some.tokens.to_table().column("token_id").to_pylist() == [4, None, 6, 7]
+    nulls = table.set_column(2, "token_id", pa.nulls(4, pa.int32()))
+    none = residuum.import_activations(tmp_path / "none", {"embed": draw(4, D)}, table=nulls)
+    assert none.target is None
+    for store in (some, none):  # examples that may differ are not taken for repeats
+        assert len(set(store.examples.to_table().column("content_hash").to_pylist())) == 2
 
 
 def test_a_table_of_examples_beside_vectors(tmp_path):
@@ -358,6 +373,25 @@ def test_memory_is_that_of_a_block(tmp_path):
     assert peak < 16e6  # of 50 MB
 
 
+def resident(path):
+    """kB of a mapped file that are in this process' memory."""
+    maps = Path("/proc/self/smaps").read_text().split(str(path))
+    return sum(int(part.split("Rss:")[1].split()[0]) for part in maps[1:])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_mapped_files_do_not_pile_up_in_memory(tmp_path):
+    safetensors.torch.save_file({"embed": torch.ones(4096, 64)}, tmp_path / "a.safetensors")
+    np.save(tmp_path / "a.npy", np.ones((4096, 64), np.float32))
+    for name in ("a.safetensors", "a.npy"):
+        (part,) = parts.of_arrays({"embed": tmp_path / name})
+        assert part.array.sum() == 4096 * 64
+        assert resident(tmp_path / name) >= 1024
+        blocks.let_go(part.array)
+        assert resident(tmp_path / name) == 0
+        assert part.array.sum() == 4096 * 64
+
+
 class Code:
     """What only code can load."""
 
@@ -477,6 +511,12 @@ REFUSED = {
         {"table": pa.table({"example": [0, 0], "token": [1, 1]})},
         InputError,
         "in record 1 token 1 follows token 1",
+    ),
+    "ids of text": (
+        {"embed": draw(1, D)},
+        {"table": pa.table({"example": [0], "token": [0], "token_id": ["a"]})},
+        InputError,
+        "`token_id` is not of whole numbers",
     ),
     "no position": (
         {"embed": draw(1, D)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -76,3 +77,15 @@ def narrowed(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[A
         )
         raise ArgumentError(message)
     return out
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Take the pages of a mapped file that were read out of this process' memory.
+
+    They would only leave when memory is short, and count as the process' own until then.
+    """
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

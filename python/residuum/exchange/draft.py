@@ -62,8 +62,14 @@ def files(places: Mapping[str, Path]) -> Iterator[Path]:
         _make_durable(draft)
         moved = {name: place for name, place in places.items() if (draft / name).exists()}
         refuse_taken(*moved.values())
-        for name, place in moved.items():
-            (draft / name).rename(place)
+        try:
+            for name, place in moved.items():
+                (draft / name).rename(place)
+        except BaseException:
+            for name, place in moved.items():
+                if not (draft / name).exists():
+                    place.unlink()
+            raise
         sync_folder(last.parent)
         draft.rmdir()
 

@@ -136,8 +136,8 @@ def import_files(
     """
     draft.refuse_taken(out)
     opened = parts.of_files(files, sites, of_layers, tensor)
-    if options["n_layer"] is None:
-        options["n_layer"] = opened.n_layer
+    for name, said in (("n_layer", opened.n_layer), ("model_name", opened.model_name)):
+        options[name] = said if options[name] is None else options[name]
     checked = Options.checked(**options)
     return make(out, opened.parts, table or opened.table, checked, show=progress)
 
@@ -332,6 +332,7 @@ def _write_rows(
                 values = blocks.narrowed(one.read(place, layer), job.dtypes[one.site], what)
                 writer.write(one.site, layer, values, runs)
                 bar.advance(done=stop - start, rows=stop - start, n_bytes=values.nbytes)
+            blocks.let_go(one.part.array)
         if target is not None and space is RowSpace.TOKEN:
             writer.write_target(target[start:stop], runs)
 

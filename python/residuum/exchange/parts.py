@@ -53,6 +53,7 @@ class Opened:
     parts: list[Part]
     table: Path | None = None
     n_layer: int | None = None
+    model_name: str | None = None
 
 
 def of_arrays(arrays: Mapping[Any, Any], tensor: str | None = None) -> list[Part]:
@@ -148,7 +149,8 @@ def _of_export(folder: Path) -> Opened:
     try:
         said = json.loads(manifest.read_text(encoding="utf-8"))
         form, arrays = said["format"], said["arrays"]
-        n_layer, records = said["model"]["n_layer"], said["records"]
+        model, records = said["model"], said["records"]
+        n_layer, name = model["n_layer"], model["name"]
     except (ValueError, KeyError, TypeError) as error:
         message = f"{manifest} is damaged: {error!r}"
         raise InputError(message) from error
@@ -156,12 +158,12 @@ def _of_export(folder: Path) -> Opened:
         message = f"{folder} is a {form}, which is not imported: export npy or safetensors."
         raise InputError(message)
     parts: list[Part] = []
-    for name, one in arrays.items():
-        for part in of_arrays({name: folder / one["file"]}):
+    for site, one in arrays.items():
+        for part in of_arrays({site: folder / one["file"]}):
             axis = part.layer is None and one["layers"] is not None
             parts.append(replace(part, layers=tuple(one["layers"])) if axis else part)
     space = RowSpace.TOKEN if RowSpace.TOKEN in records else RowSpace.EXAMPLE
-    return Opened(parts, folder / RECORDS[space], n_layer)
+    return Opened(parts, folder / RECORDS[space], n_layer, name)
 
 
 @dataclass(frozen=True)

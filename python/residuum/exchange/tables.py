@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from residuum.errors import InputError
-from residuum.exchange.places import whole_numbers
 from residuum.store.parts import BASE_SCHEMAS, TOKENS
 
 if TYPE_CHECKING:
@@ -55,15 +54,30 @@ def targets(places: Places, what: str) -> NDArray[np.int32] | None:
     """The id of the token behind each row's, int32 `[row]`, -1 where it is not known; None: no ids.
 
     Raises:
-        InputError: ids that are not whole numbers.
+        InputError: ids that are no whole numbers of 32 bits.
     """
-    if places.records is None or "token_id" not in places.records.column_names:
+    ids = _token_ids(places, what)
+    if ids is None:
         return None
-    ids = whole_numbers(places.records, "token_id", what)
     follows = (np.diff(places.example) == 0) & (np.diff(places.token) == 1)
     target = np.full(places.n_row, -1, np.int32)
     target[:-1][follows] = ids[1:][follows]
     return target
+
+
+def _token_ids(places: Places, what: str) -> NDArray[np.int32] | None:
+    """The id of each row's token, int32 `[row]`, -1 where it is null; None where there is none."""
+    records = places.records
+    if records is None or "token_id" not in records.column_names:
+        return None
+    column = records.column("token_id")
+    if column.null_count == len(column):
+        return None
+    try:
+        return np.asarray(column.cast(pa.int32()).fill_null(-1))
+    except pa.ArrowException as error:
+        message = f"{what}: the column `token_id` is not of whole numbers of 32 bits: {error}."
+        raise InputError(message) from error
 
 
 def example_table(places: Places, what: str, *, example_rows: bool, token_rows: bool) -> pa.Table:
@@ -83,7 +97,7 @@ def example_table(places: Places, what: str, *, example_rows: bool, token_rows: 
         "n_row": n_row.astype(np.int32),
         "first_row": pa.array(first, mask=n_row == 0),
         "example_row": pa.array(np.arange(n), mask=np.full(n, not example_rows)),
-        "content_hash": hashes if hashes is not None else _hashes(places, about),
+        "content_hash": hashes if hashes is not None else _hashes(places, about, what),
     }
     user = {name: about.column(name) for name in about.column_names if name != "content_hash"}
     return pa.table(columns | user)
@@ -119,13 +133,12 @@ def _told(about: pa.Table, n: int, what: str) -> pa.Table:
     return about
 
 
-def _hashes(places: Places, about: pa.Table) -> list[str]:
+def _hashes(places: Places, about: pa.Table, what: str) -> list[str]:
     """A hash of each example: of its token ids as a capture makes it, else of text or number."""
-    records, whole = places.records, len(places.token) == int(places.n_token.sum())
-    if records is not None and "token_id" in records.column_names and whole:
-        ids = np.asarray(records.column("token_id").cast(pa.int32()).fill_null(-1)).astype("<i4")
-        ends = np.cumsum(places.n_token)[:-1]
-        return [_hash(part.tobytes()) for part in np.split(ids, ends)]
+    ids, whole = _token_ids(places, what), places.n_row == int(places.n_token.sum())
+    if ids is not None and whole and (ids >= 0).all():
+        parts = np.split(ids.astype("<i4"), np.cumsum(places.n_token)[:-1])
+        return [_hash(part.tobytes()) for part in parts]
     if has_text(about):
         texts = about.column("text").to_pylist()
         return [
