@@ -322,7 +322,7 @@ def _write_rows(
 ) -> None:
     """Write all arrays of a row space, block by block."""
     taken = [one for site, laid in job.sites.items() if site.row_space is space for one in laid]
-    held = max(int(np.prod(one.inner)) * (one.part.array.itemsize + 10) for one in taken)
+    held = max(one.held_bytes for one in taken)
     for start, stop in blocks.cut(job.n_row(space), held, job.options.memory // SHARE):
         runs = np.array([[0, start, stop - start]])
         for one in taken:

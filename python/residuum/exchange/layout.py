@@ -6,6 +6,7 @@ layer axis, if the layer is not known from elsewhere, and before that `row` or `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,12 @@ class Laid:
     def site(self) -> Site:
         """The site."""
         return self.part.site
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory for a row while it is read: all of it mapped, and a layer twice."""
+        mapped = math.prod(self.part.array.shape[len(self.lead) :]) * self.part.array.itemsize
+        return mapped + math.prod(self.inner) * (self.part.array.itemsize + 10)
 
     def read(self, place: tuple[Any, ...], layer: int | None) -> NDArray[Any]:
         """Rows of a layer, `[row, ...]`; `place` is a key for the axes of the lead."""
