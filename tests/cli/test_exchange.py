@@ -97,7 +97,7 @@ def test_wrong_sql_is_shown_as_duckdb_says_it(run, tmp_path):
         code=1,
     )
     assert "rwo" in done.err
-    assert "LINE 1" in done.err
+    assert done.err.startswith("Binder Error: ")
     assert not list(tmp_path.iterdir())
 
 
@@ -134,6 +134,4 @@ def test_an_import_is_not_captured_into(gpt2_folder, tmp_path):
     usual = ["capture", gpt2_folder, tmp_path / "texts.txt", "-o", tmp_path / "run", "--site", "z"]
     for more in ("--append", "--resume"):
         done = residuum(*usual, more, code=1)
-        assert "holds another capture: the model's architecture is None there" in one_paragraph(
-            done
-        )
+        assert "another capture: the model's architecture is None there" in one_paragraph(done)

@@ -271,6 +271,14 @@ def test_refused_before_anything_is_written(store, tmp_path, case):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_store_without_rows_is_refused(tmp_path):
+    made.create(tmp_path / "run").close()
+    for form in exporting.FORMATS:
+        with pytest.raises(SelectionError, match=r"run holds no row of embed, k, z"):
+            residuum.export(tmp_path / "run", tmp_path / "out", format=form)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_overwritten(store, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "z.rows.parquet").write_text("mine")
@@ -282,6 +290,17 @@ def test_nothing_is_overwritten(store, tmp_path):
     with pytest.raises(StoreError, match="is a file"):
         residuum.export(store, tmp_path / "z.rows.parquet" / "a.npy", sites="z")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "z.rows.parquet"}
+
+
+@pytest.mark.parametrize("form", exporting.FORMATS)
+def test_ctrl_c_leaves_nothing(store, tmp_path, monkeypatch, form):
+    def interrupted(*_arguments, **_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SiteArray, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        residuum.export(store, tmp_path / "out", format=form, sites=["z", "k"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", exporting.FORMATS)

@@ -13,7 +13,6 @@ from residuum.exchange import dataset, draft, npy, safetensors_file, store_copy
 from residuum.exchange.job import MANIFEST, RECORDS, Job
 from residuum.exchange.selection import Selection, select
 from residuum.exchange.store_copy import Cut
-from residuum.progress import reporter
 from residuum.quantities import parse_memory
 from residuum.store import Store
 
@@ -88,6 +87,8 @@ def export(
     draft.refuse_taken(*_places(form, place).values())
     selection = select(opened, sites=sites, layers=layers, rows=rows, dtype=dtype)
     _check(form, place, selection, cut)
+    from residuum.progress import reporter  # its library is slow to load
+
     with reporter("export", show=progress) as bar:
         bar.start(selection.n_vector, 0)
         _write(form, place, selection, cut, budget, bar)

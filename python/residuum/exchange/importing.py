@@ -16,7 +16,6 @@ import numpy as np
 
 from residuum.errors import InputError
 from residuum.exchange import blocks, draft, layout, parts, places, tables
-from residuum.progress import reporter
 from residuum.quantities import parse_layers, parse_memory
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
@@ -214,6 +213,8 @@ def make(
         As `import_activations`.
     """
     prepared = _prepare(given, table, options)
+    from residuum.progress import reporter  # its library is slow to load
+
     with draft.folder(out) as folder, reporter("import", show=show) as bar:
         n_vector = sum(
             prepared.n_row(site.row_space) * len(one.layers or (0,))

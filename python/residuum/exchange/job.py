@@ -34,7 +34,7 @@ class Job:
     """What a format writes, and where.
 
     Attributes:
-        folder: made here; `Path.mkdir` is the format's.
+        folder: becomes what was asked for when all of it is written.
         budget: bytes that blocks of rows may take.
         bar: told of every block.
     """

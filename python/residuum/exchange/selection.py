@@ -127,6 +127,9 @@ def select(
         raise SiteError(message)
     spaces = {c.space for c in chosen}
     space = RowSpace.TOKEN if RowSpace.TOKEN in spaces else RowSpace.EXAMPLE
+    if not any(store.rows[one] for one in spaces):
+        message = f"{store.path} holds no row of {', '.join(c.name for c in chosen)} to export."
+        raise SelectionError(message)
     found = None if rows is None else _found(store, rows, space)
     taken = {one: Rows(store.rows[one]) if one in spaces else Rows.none() for one in RowSpace}
     if found is None:
