@@ -1,5 +1,6 @@
 """Arrays that are there already become a store like any other."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import datasets
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -159,6 +161,22 @@ def test_a_table_of_rows_fills_the_stores_tables(tmp_path):
     assert store.target.read().tolist() == [ids[1], ids[2], -1, -1, *ids[5:], -1]
     assert store.model["name"] == "mine"
     assert "mine" in repr(store)
+
+
+def test_tables_of_every_kind_say_the_same(tmp_path):
+    table = per_row()
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=3)
+    pyarrow.csv.write_csv(table, tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in table.to_pylist()))
+    given = [table, table.to_pandas(), *(tmp_path / f"t.{s}" for s in ("parquet", "csv", "jsonl"))]
+    made_of = [
+        residuum.import_activations(tmp_path / f"run{n}", {"embed": draw(8, D)}, table=one)
+        for n, one in enumerate(given)
+    ]
+    for store in made_of[1:]:
+        for name in ("examples", "tokens", "rows"):
+            found, expected = store.table(name), made_of[0].table(name)
+            assert found.to_pylist() == expected.to_pylist()
 
 
 def test_examples_are_counted_anew_and_gaps_stay_without_a_row(tmp_path):
@@ -518,6 +536,19 @@ REFUSED = {
         InputError,
         "`token_id` is not of whole numbers",
     ),
+    "texts of lists": (
+        {"embed": draw(1, D)},
+        {"table": pa.table({"example": [0], "token": [0], "text": [["a"]]})},
+        InputError,
+        "`text` is not of the type string",
+    ),
+    "two columns": (
+        {"embed": draw(1, D)},
+        {"table": pa.table([[1], [2]], names=["a", "a"])},
+        InputError,
+        "two columns called `a`",
+    ),
+    "no kind of table": ({"embed": draw(1, D)}, {"table": [1]}, InputError, "table is a list"),
     "no position": (
         {"embed": draw(1, D)},
         {"table": pa.table({"example": [0], "token": [1 << 40]})},

@@ -302,7 +302,7 @@ def _write(folder: Path, job: Import, bar: Reporter) -> None:
             _check_finite(writer)
         writer.add_examples(examples)
         if len(found.token):
-            writer.add_tokens(tables.token_table(found, _texts(found, examples)))
+            writer.add_tokens(tables.token_table(found, _texts(found, examples), what))
         writer.commit(complete=True)
     if rows is not None:
         Store(folder).add_table(ROWS_TABLE, rows)

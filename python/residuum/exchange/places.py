@@ -60,15 +60,18 @@ def read_table(table: Path | pa.Table | Any) -> tuple[pa.Table, str]:  # noqa: A
     """A table and what to call it in messages; files are read whole.
 
     Raises:
-        InputError: a file that cannot be read, or of another kind.
+        InputError: a file that cannot be read, or of another kind; two columns of one name.
     """
     if isinstance(table, pa.Table):
-        return table, "the table"
-    if any(
-        f"{c.__module__.split('.')[0]}.{c.__name__}" == "pandas.DataFrame"
-        for c in type(table).__mro__
-    ):
-        return pa.Table.from_pandas(table, preserve_index=False), "the table"
+        return _plain(table, "the table")
+    bases = {f"{c.__module__.split('.')[0]}.{c.__name__}" for c in type(table).__mro__}
+    if "pandas.DataFrame" in bases:
+        return _plain(pa.Table.from_pandas(table, preserve_index=False), "the table")
+    if not isinstance(table, str | Path):
+        message = (
+            f"the table is a {type(table).__name__}: give a path, a pyarrow Table or a DataFrame."
+        )
+        raise InputError(message)
     path = Path(table)
     if not path.is_file():
         message = f"{path}: no such file to read the table from."
@@ -79,7 +82,20 @@ def read_table(table: Path | pa.Table | Any) -> tuple[pa.Table, str]:  # noqa: A
     read = readers.read_file(path, "text")
     if isinstance(read, readers.ParquetSource):
         read = pa.concat_tables(list(read.tables(1 << 16)) or [read.schema.empty_table()])
-    return read.replace_schema_metadata(None), str(path)
+    return _plain(read, str(path))
+
+
+def _plain(table: pa.Table, what: str) -> tuple[pa.Table, str]:
+    """The table without metadata, texts of the usual type, which some libraries make wider."""
+    names = table.column_names
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        message = f"{what} has two columns called `{twice[0]}`: rename one."
+        raise InputError(message)
+    fields = [
+        f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema
+    ]
+    return table.cast(pa.schema(fields)) if fields else table, what
 
 
 def places(laid: Laid, table: pa.Table | None, what: str) -> Places:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 OURS = ("example", "n_token", "n_row", "first_row", "example_row", "content_hash")
 
 
-def token_table(places: Places, texts: pa.ChunkedArray | None) -> pa.Table:
+def token_table(places: Places, texts: pa.ChunkedArray | None, what: str) -> pa.Table:
     """The table `tokens`: every position of every example, those without a row included.
 
-    `texts` are those of examples of one token, which stand for all of their text.
+    `texts` are those of examples of one token, which stand for all of their text; `what` is the
+    table of the import.
+
+    Raises:
+        InputError: texts that are none.
     """
     n_token = places.n_token
     total = int(n_token.sum())
@@ -35,16 +39,16 @@ def token_table(places: Places, texts: pa.ChunkedArray | None) -> pa.Table:
         "token": (np.arange(total) - np.repeat(start, n_token)).astype(np.int32),
         "row": index,
     }
-    told = (
-        {}
-        if places.records is None
-        else {n: places.records.column(n) for n in places.records.column_names}
-    )
-    if texts is not None:
-        told.setdefault("text", texts)
     for name in ("token_id", "text"):
         kind = BASE_SCHEMAS[TOKENS].field(name).type
-        columns[name] = told[name].take(index).cast(kind) if name in told else pa.nulls(total, kind)
+        told = texts if name == "text" else None
+        if places.records is not None and name in places.records.column_names:
+            told = places.records.column(name)
+        try:
+            columns[name] = pa.nulls(total, kind) if told is None else told.take(index).cast(kind)
+        except pa.ArrowException as error:
+            message = f"{what}: the column `{name}` is not of the type {kind}: {error}."
+            raise InputError(message) from error
     for name in ("char_start", "char_end"):
         columns[name] = pa.nulls(total, pa.int32())
     return pa.table(columns).cast(BASE_SCHEMAS[TOKENS])
@@ -91,13 +95,15 @@ def example_table(places: Places, what: str, *, example_rows: bool, token_rows: 
     n_row = np.bincount(places.example, minlength=n) if token_rows else np.zeros(n, np.int64)
     first = np.cumsum(n_row) - n_row
     hashes = about.column("content_hash") if "content_hash" in about.column_names else None
+    if hashes is None or hashes.null_count:
+        hashes = _hashes(places, about, what)
     columns = {
         "example": np.arange(n),
         "n_token": places.n_token.astype(np.int32),
         "n_row": n_row.astype(np.int32),
         "first_row": pa.array(first, mask=n_row == 0),
         "example_row": pa.array(np.arange(n), mask=np.full(n, not example_rows)),
-        "content_hash": hashes if hashes is not None else _hashes(places, about, what),
+        "content_hash": hashes,
     }
     user = {name: about.column(name) for name in about.column_names if name != "content_hash"}
     return pa.table(columns | user)
@@ -119,18 +125,20 @@ def _told(about: pa.Table, n: int, what: str) -> pa.Table:
             about = about.rename_columns(
                 [*about.column_names[:at], f"source_{name}", *about.column_names[at + 1 :]]
             )
-    allowed = pa.types.is_string
-    clash = [
-        name
-        for name in about.column_names
-        if name in OURS and not (name == "content_hash" and allowed(about.schema.field(name).type))
-    ]
-    twice = [name for name in about.column_names if about.column_names.count(name) > 1]
-    if clash or twice:
-        name = (clash or twice)[0]
-        message = f"{what} has a column `{name}`, which the table of examples has too: rename it."
+    names = about.column_names
+    clash = [f.name for f in about.schema if f.name in OURS and not _is_hash(f)]
+    clash += [name for name in names if names.count(name) > 1]
+    if clash:
+        message = (
+            f"{what} has a column `{clash[0]}`, which the table of examples has too: rename it."
+        )
         raise InputError(message)
     return about
+
+
+def _is_hash(field: pa.Field) -> bool:
+    """Whether this is what an export knows of the contents of examples."""
+    return field.name == "content_hash" and bool(pa.types.is_string(field.type))
 
 
 def _hashes(places: Places, about: pa.Table, what: str) -> list[str]:
