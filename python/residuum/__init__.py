@@ -6,6 +6,7 @@ from residuum import analyses as analyses
 from residuum import query as query
 from residuum._residuum import __version__
 from residuum.errors import ResiduumError
+from residuum.exchange import export, import_activations
 from residuum.sites import Site
 from residuum.store import SiteArray, Store
 from residuum.store import open_store as open
@@ -16,4 +17,14 @@ else:
     # The package itself can be called; unlike the function in it, it needs no torch to be imported.
     from residuum import capture
 
-__all__ = ["ResiduumError", "Site", "SiteArray", "Store", "__version__", "capture", "open"]
+__all__ = [
+    "ResiduumError",
+    "Site",
+    "SiteArray",
+    "Store",
+    "__version__",
+    "capture",
+    "export",
+    "import_activations",
+    "open",
+]

@@ -8,13 +8,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from residuum.capture.adapters import adapter_for
 from residuum.capture.plan import Example, Planner, text_hash
-from residuum.capture.progress import Quiet
 from residuum.capture.session import Session, Start
 from residuum.capture.sink import Fetched, RowSink
 from residuum.capture.tables import TableLayout
 from residuum.capture.tokenise import TokenisedText
 from residuum.capture.tracer import Tracer
 from residuum.errors import CaptureError
+from residuum.progress import Quiet
 from residuum.sites import Site
 from residuum.store.pending import Pending
 from residuum.store.writer import TARGET

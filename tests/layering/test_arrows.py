@@ -10,20 +10,26 @@ PACKAGE = Path(__file__).parents[2] / "python" / "residuum"
 
 # What each part may import of ours, beside itself. Only the doors see everything.
 BASE = {"errors", "sites", "_residuum"}
+SHARED = {"progress", "quantities", "readers"}  # by those who take in and give out
 ARROWS = {
     "errors": set(),
     "sites": {"errors"},
     "store": BASE,
-    "capture": {"store", *BASE},
+    "progress": {"store"},
+    "quantities": {"errors"},
+    "readers": {"errors"},
+    "capture": {"store", *SHARED, *BASE},
     "query": {"store", *BASE},
     "kernels": {"store", *BASE},
+    "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", *BASE},
     "report": {"analyses", "errors", "sites"},
 }
 DOORS = {"__init__", "__main__", "cli"}
 MODEL_LIBRARIES = {"torch", "transformers"}
 # `store["z"].torch()` hands tensors to those who have torch; it is imported when called.
-TENSORS = {"store/tensors.py", "store/site_array.py"}
+# `torch.save` files are torch's own; it is imported when one is read.
+TENSORS = {"store/tensors.py", "store/site_array.py", "exchange/torch_files.py"}
 
 
 def part_of(path: Path) -> str:

@@ -70,7 +70,13 @@ def readout(store: "Store", *, analysis: str) -> Readout:
         StoreError: The model has no unembedding, so that there are no logits to speak of.
 
     """
-    weights, settings = store.weights, store.model["readout"]
+    weights, settings = store.weights, store.model.get("readout")
+    if settings is None:
+        message = (
+            f"{analysis} needs the model's weights, but {store.path} was imported and holds "
+            "activations alone: capture the model to ask this."
+        )
+        raise StoreError(message)
     if "W_U" not in weights:
         message = (
             f"{analysis} needs logits, but the model in {store.path} has no unembedding that reads "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from residuum.capture import readers
+from residuum import readers
 from residuum.errors import InputError
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from residuum.capture.job import Job
 from residuum.capture.model import load_model
 from residuum.capture.place import Place
 from residuum.capture.plan import Mark, Planner
-from residuum.capture.progress import reporter
 from residuum.capture.session import Session, Start
 from residuum.capture.settings import BATCH_TOKENS, SHARD_ROWS, Settings
 from residuum.capture.sink import RowSink, fetch_of
 from residuum.capture.stored import Stored
 from residuum.capture.tokenise import LengthRule
 from residuum.errors import CaptureError, InputError
+from residuum.progress import reporter
 from residuum.store import Store, StoreWriter
 from residuum.store.show import count
 
@@ -238,7 +238,7 @@ def _sit(
     memory_bytes = job.settings.memory_bytes // (1 if fetch is None else 2)
     with (
         StoreWriter.open(job.path, memory_bytes=memory_bytes) as writer,
-        reporter(show=show) as bar,
+        reporter("capture", show=show) as bar,
     ):
         n_example = None if job.survey is None else first.n_example + job.survey.n_example
         bar.start(n_example, start.n_example)

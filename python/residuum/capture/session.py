@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import torch
 
     from residuum.capture.plan import Example, Group, Placed, Planner
-    from residuum.capture.progress import Reporter
     from residuum.capture.tables import TableLayout
     from residuum.capture.tracer import Batch, Tracer
+    from residuum.progress import Reporter
 
 Json = dict[str, Any]
 
@@ -152,7 +152,7 @@ class Session:
         if new:
             self.writer.add_examples(self.layout.examples(new))
             self.writer.add_tokens(self.layout.tokens(new))
-            self.reporter.advance(examples=sum(p.repeat for p in new), rows=0, n_bytes=0)
+            self.reporter.advance(done=sum(p.repeat for p in new), rows=0, n_bytes=0)
         return True
 
     def _forward(self, placed: list[Placed]) -> None:
@@ -162,7 +162,7 @@ class Session:
             self.sink.targets(placed)
         self.n_forward += 1
         self.reporter.advance(
-            examples=len(placed),
+            done=len(placed),
             rows=sum(len(p.item.positions) for p in placed),
             n_bytes=sink.n_bytes,
         )

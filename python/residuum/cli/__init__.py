@@ -4,7 +4,7 @@ Errors are one paragraph on stderr; the exit code is 0 (done), 1 (the question f
 damaged store) or 2 (wrong usage). Commands import what they need when they run, so that `--help`
 is there at once and asking a store needs no torch.
 
-    main ──▶ capture · info · verify · sql · analyses · run · report
+    main ──▶ capture · info · verify · sql · analyses · run · report · export · import
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from residuum.cli.analyses import analyses, report, run
 from residuum.cli.ask import info, sql, verify
 from residuum.cli.capture import capture
 from residuum.cli.errors import report_failure
+from residuum.cli.exchange import export, import_
 from residuum.cli.options import debug_option
 
 __all__ = ["main", "run_command"]
@@ -29,7 +30,7 @@ def cli() -> None:
     """Capture a model's activations once; ask them many times."""
 
 
-for command in (capture, info, verify, sql, analyses, run, report):
+for command in (capture, info, verify, sql, analyses, run, report, export, import_):
     cli.add_command(command)
 
 

@@ -32,8 +32,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda file: file.write(data))
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable."""
+    _sync(path)
+
+
 def sync_folder(path: Path) -> None:
     """Make names in a folder durable."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

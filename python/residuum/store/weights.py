@@ -1,6 +1,7 @@
 """The readout weights: `weights/readout.safetensors`, memory-mapped, and the vocabulary."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,17 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum.errors import ArgumentError, StoreError
+from residuum.store import tensor_file
 from residuum.store.files import write_atomic, write_bytes
 
 WEIGHTS_FILE = "readout.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
 
-_MAX_HEADER = 100 << 20
-_NAMES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_DTYPES = (np.dtype("<f4"), np.dtype("<f2"), np.dtype(ml_dtypes.bfloat16))
 
 
 class Weights(Mapping[str, NDArray[np.float32]]):
@@ -33,7 +30,9 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             StoreError: the file is damaged.
         """
         self._path = path
-        self._start, self._tensors = _read_header(path) if path.exists() else (0, {})
+        self._tensors = tensor_file.read_header(path) if path.exists() else {}
+        for name, tensor in self._tensors.items():
+            _check(path, name, tensor)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Return a tensor, float32; without a copy if it is stored as that.
@@ -44,10 +43,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         if name not in self._tensors:
             message = f"no weight `{name}` in {self._path}; there are {', '.join(self) or 'none'}"
             raise KeyError(message)
-        dtype, shape, offset = self._tensors[name]
-        data = np.memmap(self._path, dtype, "r", offset=self._start + offset, shape=shape)
-        # A plain array over the same map: np.memmap's subclass survives arithmetic and surprises.
-        return np.asarray(data).astype(np.float32, copy=False)
+        return self._tensors[name].map(self._path).astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the tensors, sorted."""
@@ -59,7 +55,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        return self._tensors[name][1]
+        return self._tensors[name].shape
 
     def __repr__(self) -> str:
         """Names and shapes."""
@@ -74,19 +70,10 @@ def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
         ArgumentError: another dtype, or a tensor without elements.
     """
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, array in arrays.items():
-        kind = next(k for k, dtype in _NAMES.items() if dtype == array.dtype)
-        ends = [offset, offset + array.nbytes]
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": ends}
-        offset = ends[1]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
 
     def write(file: BinaryIO) -> None:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+        file.write(tensor_file.header_bytes(shapes))
         for array in arrays.values():
             file.write(array.view(np.uint8).data if array.ndim else array.tobytes())
 
@@ -98,7 +85,7 @@ def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     array = np.ascontiguousarray(tensor)
     if array.dtype == np.float64:
         array = array.astype(np.float32)
-    if array.dtype not in _NAMES.values() or not array.size:
+    if array.dtype not in _DTYPES or not array.size:
         message = (
             f"weight `{name}` is {array.dtype} {list(array.shape)}; "
             "it must be float32, float16, bfloat16 or float64 and have elements"
@@ -107,37 +94,16 @@ def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _read_header(path: Path) -> tuple[int, dict[str, tuple[np.dtype[Any], tuple[int, ...], int]]]:
-    """Where data starts, and (dtype, shape, offset behind that) of every tensor; all checked."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(_MAX_HEADER, size - 8):
-            message = f"{path} is damaged: its header claims {length} bytes"
-            raise StoreError(message)
-        text = file.read(length)
-    start = 8 + length
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        tensors = {name: _tensor(entry, size - start) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        message = f"{path} is damaged: its header is wrong: {error}"
-        raise StoreError(message) from error
-    return start, tensors
-
-
-def _tensor(entry: Mapping[str, Any], available: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    dtype = _NAMES[entry["dtype"]]
-    shape = tuple(int(length) for length in entry["shape"])
-    begin, end = entry["data_offsets"]
-    n_bytes = dtype.itemsize
-    for length in shape:
-        n_bytes *= length
-    if min(shape, default=1) < 1 or end - begin != n_bytes or not 0 <= begin <= end <= available:
-        message = f"{list(shape)} at {begin}..{end} of {available} bytes"
-        raise ValueError(message)
-    return dtype, shape, begin
+def _check(path: Path, name: str, tensor: tensor_file.Tensor) -> None:
+    """Refuse a tensor that is no weight of ours, or whose bytes do not fit its shape."""
+    dtype = tensor_file.KINDS.get(tensor.kind)
+    n_bytes = tensor.end - tensor.begin
+    if dtype not in _DTYPES or n_bytes != dtype.itemsize * math.prod(tensor.shape) or not n_bytes:
+        message = (
+            f"{path} is damaged: its header is wrong: {name} is {tensor.kind} "
+            f"{list(tensor.shape)} in {n_bytes} bytes"
+        )
+        raise StoreError(message)
 
 
 def write_vocabulary(path: Path, words: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""How far a capture has got: a bar at a terminal, nothing elsewhere."""
+"""How far a capture or an export has got: a bar at a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Told what was captured, batch by batch."""
+    """Told what was done, batch by batch."""
 
     def __enter__(self) -> Self:
         """Start; `__exit__` clears up, whatever happened."""
@@ -36,11 +36,11 @@ class Reporter(Protocol):
     ) -> None:
         """Stop."""
 
-    def start(self, n_example: int | None, done: int) -> None:
-        """Say how many examples there are (None: not known), and how many are there already."""
+    def start(self, total: int | None, done: int) -> None:
+        """Say how much there is to do (None: not known), and how much is done already."""
 
-    def advance(self, *, examples: int, rows: int, n_bytes: int) -> None:
-        """Say what was captured since the last call."""
+    def advance(self, *, done: int, rows: int, n_bytes: int) -> None:
+        """Say what was done since the last call: of the total, in rows and in bytes."""
 
 
 class Quiet:
@@ -53,21 +53,22 @@ class Quiet:
     def __exit__(self, *_: object) -> None:
         """Do nothing."""
 
-    def start(self, n_example: int | None, done: int) -> None:
+    def start(self, total: int | None, done: int) -> None:
         """Do nothing."""
 
-    def advance(self, *, examples: int, rows: int, n_bytes: int) -> None:
+    def advance(self, *, done: int, rows: int, n_bytes: int) -> None:
         """Do nothing."""
 
 
 class Bar:
-    """A progress bar on stderr: examples, rows per second, bytes, time left."""
+    """A progress bar on stderr: what is done, rows per second, bytes, time left."""
 
-    def __init__(self, console: Console) -> None:
-        """Draw on `console`."""
+    def __init__(self, what: str, console: Console) -> None:
+        """Draw on `console`, with `what` in front."""
+        self._what = what
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("capture"),
+            TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]} · {task.fields[size]}"),
@@ -87,13 +88,13 @@ class Bar:
         """Stop drawing; the last state stays on the screen."""
         self._progress.stop()
 
-    def start(self, n_example: int | None, done: int) -> None:
+    def start(self, total: int | None, done: int) -> None:
         """Set the length of the bar."""
         self._task = self._progress.add_task(
-            "capture", total=n_example, completed=done, rate="", size=""
+            self._what, total=total, completed=done, rate="", size=""
         )
 
-    def advance(self, *, examples: int, rows: int, n_bytes: int) -> None:
+    def advance(self, *, done: int, rows: int, n_bytes: int) -> None:
         """Move the bar."""
         if self._task is None:
             return
@@ -101,12 +102,12 @@ class Bar:
         self._bytes += n_bytes
         seconds = self._progress.tasks[0].elapsed or 0.0
         rate = f"{self._rows / seconds:,.0f} rows/s" if seconds > 0 else ""
-        self._progress.update(self._task, advance=examples, rate=rate, size=size(self._bytes))
+        self._progress.update(self._task, advance=done, rate=rate, size=size(self._bytes))
 
 
-def reporter(*, show: bool | None) -> Reporter:
+def reporter(what: str, *, show: bool | None) -> Reporter:
     """A bar if `show`, or if it is None and stderr is a terminal; otherwise nothing."""
     console = Console(file=sys.stderr)
     if show is None:
         show = console.is_terminal
-    return Bar(console) if show else Quiet()
+    return Bar(what, console) if show else Quiet()

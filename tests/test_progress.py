@@ -4,26 +4,26 @@ import io
 
 from rich.console import Console
 
-from residuum.capture.progress import Bar, Quiet, reporter
+from residuum.progress import Bar, Quiet, reporter
 
 
 def test_quiet_where_stderr_is_no_terminal(capfd):
-    assert isinstance(reporter(show=None), Quiet)
-    assert isinstance(reporter(show=False), Quiet)
-    assert isinstance(reporter(show=True), Bar)
-    with reporter(show=None) as quiet:
+    assert isinstance(reporter("capture", show=None), Quiet)
+    assert isinstance(reporter("capture", show=False), Quiet)
+    assert isinstance(reporter("capture", show=True), Bar)
+    with reporter("capture", show=None) as quiet:
         quiet.start(10, 0)
-        quiet.advance(examples=3, rows=40, n_bytes=10**9)
+        quiet.advance(done=3, rows=40, n_bytes=10**9)
     assert capfd.readouterr() == ("", "")
 
 
 def drawn(total):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    with Bar(console) as bar:
+    with Bar("capture", console) as bar:
         bar.start(total, 2)
-        bar.advance(examples=3, rows=40, n_bytes=1_500_000_000)
-        bar.advance(examples=1, rows=2, n_bytes=500_000_000)
+        bar.advance(done=3, rows=40, n_bytes=1_500_000_000)
+        bar.advance(done=1, rows=2, n_bytes=500_000_000)
     return out.getvalue()
 
 

@@ -1,0 +1,111 @@
+"""safetensors files: a header that says where each tensor lies, and the tensors one after another.
+
+length of the header (u64) · header (JSON) · data
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from residuum.errors import StoreError
+
+KINDS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The floating-point types of the format that numpy can hold."""
+
+_MAX_HEADER = 100 << 20
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a file: its type by the format's name, its shape, and its bytes in the file."""
+
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def map(self, path: Path) -> NDArray[Any]:
+        """The tensor, memory-mapped; one without elements is made.
+
+        Raises:
+            StoreError: a type that is not among `KINDS`, or bytes that do not fit it.
+        """
+        dtype = KINDS.get(self.kind)
+        if dtype is None:
+            message = f"{path} holds a tensor of type {self.kind}, not one of {', '.join(KINDS)}"
+            raise StoreError(message)
+        if self.end - self.begin != dtype.itemsize * _n_element(self.shape):
+            message = f"{path} is damaged: {list(self.shape)} does not fit its bytes"
+            raise StoreError(message)
+        if self.begin == self.end:
+            return np.empty(self.shape, dtype)
+        data = np.memmap(path, dtype, "r", offset=self.begin, shape=self.shape)
+        # A plain array over the same map: np.memmap's subclass survives arithmetic and surprises.
+        return np.asarray(data)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; nothing of them is read.
+
+    Raises:
+        StoreError: the header is not believable.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_MAX_HEADER, size - 8):
+            message = f"{path} is damaged: its header claims {length} bytes"
+            raise StoreError(message)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return {name: _tensor(entry, 8 + length, size) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"{path} is damaged: its header is wrong: {error}"
+        raise StoreError(message) from error
+
+
+def _tensor(entry: Mapping[str, Any], start: int, size: int) -> Tensor:
+    shape = tuple(int(length) for length in entry["shape"])
+    begin, end = (start + int(offset) for offset in entry["data_offsets"])
+    kind = str(entry["dtype"])
+    if min(shape, default=0) < 0 or not start <= begin <= end <= size:
+        message = f"{list(shape)} at {begin - start}..{end - start} of {size - start} bytes"
+        raise ValueError(message)
+    return Tensor(kind, shape, begin, end)
+
+
+def header_bytes(
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """What stands before the data of tensors that follow in this order, by (dtype, shape)."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    kinds = {dtype: kind for kind, dtype in KINDS.items()}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        ends = [offset, offset + dtype.itemsize * _n_element(shape)]
+        header[name] = {"dtype": kinds[dtype], "shape": list(shape), "data_offsets": ends}
+        offset = ends[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _n_element(shape: tuple[int, ...]) -> int:
+    n = 1
+    for length in shape:
+        n *= length
+    return n
