@@ -121,3 +121,6 @@ def test_rows_that_are_not_finite_have_no_token(made, tmp_path):
             )
             assert found[id_name] is None
             assert found[text_name] is None
+    rows = [dict(row) for row in result["summary"].to_pylist()]
+    assert [row["n"] for row in rows] == [tiny.N_ROW, tiny.N_ROW - 1, tiny.N_ROW]
+    assert all(np.isfinite(row["entropy"]) for row in rows)

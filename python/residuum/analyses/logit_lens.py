@@ -20,6 +20,7 @@ from residuum.analyses.readout import read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, blocks, chosen_layers, token_rows
+from residuum.kernels import NO_TOKEN as NO_RANK
 from residuum.kernels import LensStats
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ TABLES = (
         pa.schema(
             [
                 column("layer", pa.int32(), "block whose resid_post is read"),
-                column("n", pa.int64(), "tokens", unit="tokens"),
+                column("n", pa.int64(), "tokens that are finite", unit="tokens"),
                 column("entropy", pa.float64(), "mean", unit="nats"),
                 column("kl_to_final", pa.float64(), "mean KL(model's output || lens)", unit="nats"),
                 column("top_is_final", pa.float64(), "top token is the model's own", unit="share"),
@@ -132,12 +133,15 @@ class Summary:
 
     def add(self, seen: LensStats, own: NDArray[np.uint32], has_target: NDArray[np.bool_]) -> None:
         """Add a block of rows; `own` is the model's top token, `has_target` [row]."""
-        self.n += len(own)
-        self.entropy += float(seen.entropy.sum(dtype=np.float64))
-        self.kl_to_final += float(seen.kl_to_reference.sum(dtype=np.float64))
-        self.top_is_final += int((seen.top_ids[:, 0] == own).sum())
-        self.logprob += float(seen.target_logprob[has_target].sum(dtype=np.float64))
-        ranks = seen.target_rank[has_target]
+        # A capture may have kept rows that are not finite; they count nowhere.
+        finite = np.isfinite(seen.entropy) & np.isfinite(seen.kl_to_reference)
+        targeted = has_target & finite
+        self.n += int(finite.sum())
+        self.entropy += float(seen.entropy[finite].sum(dtype=np.float64))
+        self.kl_to_final += float(seen.kl_to_reference[finite].sum(dtype=np.float64))
+        self.top_is_final += int((seen.top_ids[:, 0] == own)[finite].sum())
+        self.logprob += float(seen.target_logprob[targeted].sum(dtype=np.float64))
+        ranks = seen.target_rank[targeted]
         self.top_is_target += int((ranks == 0).sum())
         self.ranks.append(ranks)
 
@@ -201,7 +205,9 @@ class Lens:
             "kl_to_final": seen.kl_to_reference,
             "target_id": pa.array(self.rows.target_id[row], mask=without),
             "target_text": self.rows.target_text.take(pa.array(row)),
-            "target_rank": pa.array(seen.target_rank.astype(np.int64), mask=without),
+            "target_rank": pa.array(
+                seen.target_rank.astype(np.int64), mask=without | (seen.target_rank == NO_RANK)
+            ),
             "target_logprob": pa.array(seen.target_logprob, mask=without),
         }
         return pa.table(self.rows.taken(row) | values)
@@ -224,7 +230,8 @@ class Lens:
 
 def _ids(ids: NDArray[np.integer[Any]]) -> pa.Array:
     """Token ids; null where no logit was a number."""
-    return pa.array(ids.astype(np.int32), mask=ids == NO_TOKEN)
+    none = ids == NO_RANK
+    return pa.array(np.where(none, 0, ids).astype(np.int32), mask=none)
 
 
 ANALYSIS = Analysis(
