@@ -81,3 +81,4 @@ bench: build ## time captures and queries beside their peers
 	$(UV) sync --quiet --all-extras --locked --group peers
 	$(RUN) python benches/capture.py
 	$(RUN) python benches/sql.py
+	$(RUN) python benches/storage.py
