@@ -60,7 +60,7 @@ def make_data(n_row: int) -> Half:
 
 
 def questions(n_row: int) -> list[Question]:
-    """The questions of the table in docs/benchmarks.md."""
+    """All but writing, which is timed apart."""
     random = np.random.default_rng(1)
     many, few = random.permutation(n_row)[: n_row // 5], random.permutation(n_row)[:100]
     tokens = random.permutation(n_row)[: n_row // 50]

@@ -3,7 +3,10 @@
 
 import contextlib
 import io
+import signal
+import subprocess
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from residuum.cli import run_command
@@ -33,6 +36,28 @@ def residuum(*arguments: object, code: int | None = 0) -> Done:
     done = Done(left, out.buffer.getvalue().decode(), err.getvalue())
     assert code is None or done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
     return done
+
+
+def hear_ctrl_c() -> None:
+    """Before a child begins: a shell starts what it runs in the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def process(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that hears Ctrl-C and ends with the block."""
+    started = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
+    with started:
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
 def one_paragraph(done: Done) -> str:

@@ -1,7 +1,9 @@
 """Every command on a captured store: what it prints, and that --json prints JSON and nothing "
 "else."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import time
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from command import one_paragraph, residuum
+from command import one_paragraph, process, residuum
+
+from residuum.store.results import Results
 
 TEXTS = ["the red square sees the green circle", "a dog runs", "one", "a dog runs", "two stars"]
 
@@ -155,15 +159,20 @@ def test_sql_reads_a_script_from_stdin(run, tmp_path):
 def test_ctrl_c_ends_a_query(run):
     """Also one that DuckDB computes in a single piece, without a look at signals."""
     query = "COPY (SELECT 1) TO '/dev/stdout'; SELECT sum(range) FROM range(1000000000000)"
-    command = [sys.executable, "-m", "residuum.cli", "sql", str(run), query]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "nterrupted." in said
+    with process(sys.executable, "-m", "residuum.cli", "sql", str(run), query) as asking:
+        asking.stdout.readline()
+        time.sleep(0.2)
+        said = interrupted(asking)
     assert len(said.splitlines()) == 1
+
+
+def interrupted(asking):
+    """What a process says after Ctrl-C."""
+    asking.send_signal(signal.SIGINT)
+    _, said = asking.communicate(timeout=30)
+    assert asking.returncode == 1
+    assert "nterrupted." in said
+    return said
 
 
 def test_ctrl_c_ends_an_analysis(run):
@@ -172,19 +181,11 @@ def test_ctrl_c_ends_an_analysis(run):
         "residuum.cli.main()"
     )
     asked = ["run", "clusters", str(run), "--set", "k=2", "--set", "restarts=1000000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *asked],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    process.stdout.readline()
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "nterrupted." in said
+    with process(sys.executable, "-c", code, *asked) as asking:
+        asking.stdout.readline()
+        time.sleep(1)
+        assert asking.poll() is None
+        said = interrupted(asking)
     assert len(said.splitlines()) == 1
     assert not list((run / "results").glob("clusters/*"))
 
@@ -201,6 +202,18 @@ def test_analyses_are_listed():
     assert {"logit_lens", "head_attribution", "attention_roles", "clusters"} <= set(names)
     said = residuum("analyses").out
     assert all(name in said for name in names)
+
+
+@pytest.mark.filterwarnings("default:.*cannot be written")
+def test_an_answer_that_cannot_be_kept_is_printed_with_a_warning(run, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Results, "put", refuse)
+    done = residuum("run", "logit_lens", run, "--set", "k=3", "--json")
+    assert json.loads(done.out)["tables"]["trajectory"]
+    (said,) = done.err.strip().splitlines()
+    assert said.startswith(f"Warning: {run} cannot be written")
 
 
 def test_run_prints_json_and_nothing_else(run):

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from command import hear_ctrl_c
 from store import made
 
 from residuum.cli.statements import cut_end
@@ -53,7 +54,9 @@ def terminal(store):
     handle, there = pty.openpty()
     command = [sys.executable, "-c", PROGRAM, "sql", str(store)]
     env = {**os.environ, "TERM": "dumb"}
-    process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there, env=env)
+    process = subprocess.Popen(
+        command, stdin=there, stdout=there, stderr=there, env=env, preexec_fn=hear_ctrl_c
+    )
     os.close(there)
     try:
         yield Terminal(process, handle)

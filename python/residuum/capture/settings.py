@@ -9,14 +9,13 @@ from residuum.capture.positions import Positions
 from residuum.errors import CaptureError, InputError
 from residuum.quantities import parse_layers, parse_memory
 from residuum.sites import Site
+from residuum.store.plan import CODECS, DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from residuum.store.plan import Codec, Dtype
 
-DTYPES = ("float32", "float16", "bfloat16")
-CODECS = ("none", "zstd")
 SCHEDULES = ("forward",)
 KEYS = ("all", "stored")
 

@@ -10,13 +10,14 @@ is there at once and asking a store needs no torch.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import click
 
 from residuum.cli.analyses import analyses, report, run
 from residuum.cli.ask import info, sql, verify
 from residuum.cli.capture import capture
-from residuum.cli.errors import report_failure
+from residuum.cli.errors import report_failure, show_warning
 from residuum.cli.exchange import export, import_
 from residuum.cli.options import debug_option
 
@@ -41,6 +42,7 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run the command line on arguments; return the exit code."""
+    warnings.showwarning = show_warning  # type: ignore[assignment]  # called by position
     try:
         with cli.make_context("residuum", arguments) as context:
             cli.invoke(context)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from residuum.cli.options import FilePath, debug_option
+from residuum.cli.options import Codec, Dtype, FilePath, debug_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=Dtype,
     help="What is stored; by default what the model computes in.",
 )
 @click.option(
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Rows in a shard (8192)."
 )
 @click.option("--chunk-rows", type=click.IntRange(min=1), metavar="C", help="Rows in a chunk.")
-@click.option("--codec", type=click.Choice(["none", "zstd"]), help="How chunks are stored (none).")
+@click.option("--codec", type=Codec, help="How chunks are stored (none).")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite activations.")
 @debug_option
 def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noqa: ANN401

@@ -45,6 +45,11 @@ def report_failure(error: BaseException) -> int:
     return FAILED
 
 
+def show_warning(message: Warning | str, *_where: object) -> None:
+    """Say a warning as a line, without its place in the code."""
+    click.echo(f"Warning: {message}", err=True)
+
+
 def _is_duckdb(error: BaseException) -> bool:
     return any(c.__module__.split(".")[0] in {"duckdb", "_duckdb"} for c in type(error).__mro__)
 

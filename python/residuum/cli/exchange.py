@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from residuum.cli.options import FilePath, debug_option, store_argument
+from residuum.cli.options import Codec, Dtype, FilePath, debug_option, store_argument
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 
 
 @click.command(short_help="Write a part of a store for other tools.")
@@ -27,14 +25,14 @@ DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 )
 @click.option("--layers", metavar="0:4", help="Layers to take: 5, 0:4 (0 to 3), 0,5,11 (all).")
 @click.option("--rows", metavar="SQL", help="A query that gives the row numbers to take (all).")
-@click.option("--dtype", type=DTYPES, help="What is written; by default what is stored.")
+@click.option("--dtype", type=Dtype, help="What is written; by default what is stored.")
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Of a store: rows in a shard."
 )
 @click.option(
     "--chunk-rows", type=click.IntRange(min=1), metavar="C", help="Of a store: rows in a chunk."
 )
-@click.option("--codec", type=click.Choice(["none", "zstd"]), help="Of a store: how chunks are.")
+@click.option("--codec", type=Codec, help="Of a store: how chunks are.")
 @click.option("--memory", metavar="1GB", help="What may be held (1GB).")
 @debug_option
 def export(store: str, out: Path, **options: Any) -> None:  # noqa: ANN401
@@ -94,7 +92,7 @@ def _told(made: Path) -> str:
     help="What the rows are: .parquet, .csv, .jsonl; with columns example and token a record per "
     "row, else per example.",
 )
-@click.option("--dtype", type=DTYPES, help="What is stored; by default what the files hold.")
+@click.option("--dtype", type=Dtype, help="What is stored; by default what the files hold.")
 @click.option("--model-name", metavar="NAME", help="The model they come from, for the record.")
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Rows in a shard (8192)."
@@ -102,7 +100,7 @@ def _told(made: Path) -> str:
 @click.option("--chunk-rows", type=click.IntRange(min=1), metavar="C", help="Rows in a chunk.")
 @click.option(
     "--codec",
-    type=click.Choice(["none", "zstd"]),
+    type=Codec,
     default="none",
     show_default=True,
     help="How chunks are stored.",

@@ -33,3 +33,7 @@ json_option = click.option(
 store_argument = click.argument("store", metavar="RUN", type=click.Path(path_type=str))
 
 FilePath = click.Path(path_type=Path)
+
+# Not from `residuum.store.plan`, which takes a second to load and `--help` does not need.
+Dtype = click.Choice(["float32", "float16", "bfloat16"])
+Codec = click.Choice(["none", "zstd"])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from residuum.exchange.rows import Rows
     from residuum.store import SiteArray
 
-DTYPES = ("float32", "float16", "bfloat16")
 MOST_BYTES = 64 << 20  # larger blocks read no faster
 
 

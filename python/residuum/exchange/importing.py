@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from residuum.errors import InputError
-from residuum.exchange import blocks, draft, layout, parts, places, tables
+from residuum.exchange import blocks, draft, facts, layout, parts, places, tables
 from residuum.quantities import parse_layers, parse_memory
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
-from residuum.store.plan import DEFAULT_SHARD_ROWS
+from residuum.store.plan import CODECS, DEFAULT_SHARD_ROWS, DTYPES
 
 if TYPE_CHECKING:
     import os
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 SHARE = 4  # part of the memory that one block takes
 ROWS_TABLE = "rows"
-CODECS = ("none", "zstd")
 
 
 def import_activations(
@@ -162,8 +160,8 @@ class Options:
         Raises:
             InputError: a value out of its range.
         """
-        if given["dtype"] not in (None, *blocks.DTYPES):
-            message = f"dtype {given['dtype']!r}: choose {', '.join(blocks.DTYPES)}."
+        if given["dtype"] not in (None, *DTYPES):
+            message = f"dtype {given['dtype']!r}: choose {', '.join(DTYPES)}."
             raise InputError(message)
         if given["codec"] not in CODECS:
             message = f"codec {given['codec']!r}: choose {', '.join(CODECS)}."
@@ -285,8 +283,8 @@ def _write(folder: Path, job: Import, bar: Reporter) -> None:
     rows = tables.row_table(found, what)
     writer = StoreWriter.create(
         folder,
-        model=_model(job),
-        capture=_facts(job, examples),
+        model=facts.model(job),
+        capture=facts.capture(job, text=tables.has_text(examples)),
         arrays=[_plan(job, site) for site in job.sites],
         target=target is not None,
         shard_rows=options.shard_rows,
@@ -363,57 +361,3 @@ def _plan(job: Import, site: Site) -> ArrayPlan:
     layers = sorted(layer for one in laid for layer in one.layers)
     n_layer = job.n_layer if site.has_layers else None
     return ArrayPlan(site, n_layer, layers, laid[0].inner, cast("Dtype", job.dtypes[site].name))
-
-
-def _model(job: Import) -> dict[str, Any]:
-    """What is known of a model of which only activations are there: their lengths."""
-    lengths: dict[str, int] = {}
-    for site, laid in job.sites.items():
-        names = [name for name in site.axes if name != "layer"]
-        lengths |= dict(zip(names, laid[0].inner, strict=True))
-    axes = {"head": "n_head", "kv_head": "n_kv_head"}
-    known = {axes.get(name, name): n for name, n in lengths.items() if name not in ("key", "norm")}
-    return {
-        "name": job.options.model_name,
-        "revision": None,
-        "family": None,
-        "kind": None,
-        "architecture": None,
-        "n_layer": job.n_layer or None,
-        **known,
-        "config": {},
-        "weights_hash": None,
-    }
-
-
-def _facts(job: Import, examples: pa.Table) -> dict[str, Any]:
-    """How the store was made, in the place of a capture's settings."""
-    options = job.options
-    sources = [
-        {
-            "site": one.site.value,
-            "layers": list(one.layers) or None,
-            "from": Path(one.part.what).name,
-            "shape": list(one.part.array.shape),
-            "dtype": one.part.array.dtype.name,
-        }
-        for laid in job.sites.values()
-        for one in laid
-    ]
-    kinds = {dtype.name for site, dtype in job.dtypes.items() if site is not Site.NORM_SCALE}
-    return {
-        "sites": [site.value for site in job.sites],
-        "layers": sorted({n for laid in job.sites.values() for one in laid for n in one.layers}),
-        "positions": "imported",
-        "keys": "all",
-        "dtype": kinds.pop() if len(kinds) == 1 else None,
-        "shard_rows": options.shard_rows,
-        "chunk_rows": options.chunk_rows,
-        "codec": options.codec,
-        "text_column": "text" if tables.has_text(examples) else None,
-        "imported": {
-            "arrays": sources,
-            "table": None if job.table is None else Path(job.table).name,
-            "residuum": version("residuum"),
-        },
-    }

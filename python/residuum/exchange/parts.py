@@ -17,6 +17,7 @@ from residuum.errors import InputError, SiteError
 from residuum.exchange import torch_files
 from residuum.exchange.job import MANIFEST, RECORDS
 from residuum.sites import RowSpace, Site
+from residuum.store.plan import DTYPES
 from residuum.store.tensor_file import read_header
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+FLOATS = ("float64", *DTYPES)
 _NAME = re.compile(r"([a-z_]+)(?:\.(\d+))?")
 
 

@@ -23,6 +23,7 @@ from residuum.exchange.selection import batches, example_rows
 from residuum.exchange.user_tables import renumbered
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
+from residuum.store.plan import CODECS
 from residuum.store.user_tables import names as user_table_names
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from residuum.exchange.selection import Chosen, Selection
     from residuum.store.plan import Codec, Dtype
 
-CODECS = ("none", "zstd")
 EXAMPLES = 512  # that are read together: few, because each can be long
 SHARE_OF_TABLES = 0.5  # of a block's memory, before they are committed
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from residuum._residuum import ArraySpec
 from residuum.sites import Site
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Codec = Literal["none", "zstd"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 DEFAULT_SHARD_ROWS = 8192
 

@@ -186,7 +186,10 @@ impl SiteArray {
             columns: &columns,
             cells: &Cells::new(out, layer_keys.len(), cell),
             verify,
-            alone: expected * size_of::<T>() <= MAX_ALONE,
+            // A chunk that is read whole is work for all cores, however few of its rows are wanted.
+            alone: expected * size_of::<T>() <= MAX_ALONE
+                && self.spec.codec == Codec::None
+                && !verify,
         };
         read.run(&runs)?;
         self.counters.add_rows(n * layer_keys.len());

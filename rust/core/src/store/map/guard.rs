@@ -118,9 +118,12 @@ extern "C" fn on_bus_error(
     let address = unsafe { (*info).si_addr() }.addr();
     for slot in &SLOTS[..USED.load(SeqCst).min(MAX_MAPS)] {
         let (start, end) = (slot.start.load(SeqCst), slot.end.load(SeqCst));
-        if (start..end).contains(&address) && replace(address, end) {
+        if (start..end).contains(&address) {
+            // Before the pages are there: another thread may read them at once, and then looks.
             slot.broken.store(true, SeqCst);
-            return;
+            if replace(address, end) {
+                return;
+            }
         }
     }
     pass_on(signal, info, context);
