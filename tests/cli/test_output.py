@@ -1,5 +1,6 @@
 """Answers in four formats, to a stream or to a file that is whole or not there."""
 
+import contextlib
 import csv
 import io
 import json
@@ -48,6 +49,14 @@ def test_csv_is_read_back(tmp_path):
     assert rows[0] == ["n", "text", "vec", "day", "x"]
     assert rows[1] == ["1", 'a,"b"', "[1.5, 2.5]", "2024-02-29", "1.0"]
     assert rows[2][:2] == ["", "ü\n"]
+
+
+def test_a_query_that_fails_has_written_no_header():
+    query = "SELECT error('late') AS a FROM range(2)"
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream), pytest.raises(duckdb.Error):
+        write("csv", None, query)
+    assert stream.getvalue() == ""
 
 
 def test_parquet_keeps_types(tmp_path):

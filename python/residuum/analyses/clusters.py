@@ -173,7 +173,10 @@ def _rows(site: "SiteArray", params: Params) -> NDArray[np.int64]:
         random = np.random.default_rng(params.seed)
         rows = np.sort(random.choice(len(rows), params.rows, replace=False))
     if params.k > len(rows):
-        message = f"{NAME}: k={params.k} is more than the {len(rows)} rows there are to cluster"
+        message = (
+            f"{NAME}: k={params.k} is more than the {len(rows)} rows there are to cluster; choose "
+            f"at most {len(rows)}"
+        )
         raise ArgumentError(message)
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -105,8 +106,10 @@ def _table(relation: duckdb.DuckDBPyRelation, stream: IO[str]) -> None:
 
 def _csv(relation: duckdb.DuckDBPyRelation, stream: IO[str]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
+    batches = _batches(relation)
+    first = list(itertools.islice(batches, 1))  # a query that fails has then written no header
     writer.writerow(relation.columns)
-    for rows in _batches(relation):
+    for rows in itertools.chain(first, batches):
         writer.writerows(rows)
 
 

@@ -22,7 +22,7 @@ class StoreCard:
         model, rows = info["model"], info["rows"]
         facts = {
             "Model": str(model.get("name") or "without a name"),
-            "Family": _family(model),
+            "Architecture": _architecture(model),
             "Examples": f"{info['n_example']:,}",
             "Stored tokens": f"{rows['token']:,}",
             "Sizes": _sizes(model),
@@ -35,7 +35,7 @@ class StoreCard:
         return cls(PurePath(info["path"]).name, {k: v for k, v in facts.items() if v}, sites)
 
 
-def _family(model: Mapping[str, Any]) -> str:
+def _architecture(model: Mapping[str, Any]) -> str:
     return str(model.get("architecture") or model.get("family") or "")
 
 
