@@ -51,6 +51,18 @@ def test_info(run):
     assert all(word in said for word in ["resid_post", "pattern", "5 examples"])
 
 
+def test_sites_and_layers_are_added_by_append(gpt2_folder, tmp_path):
+    (tmp_path / "in.txt").write_text("the cat sees\na dog\n")
+    out, first = tmp_path / "run", ["capture", gpt2_folder, tmp_path / "in.txt", "-o"]
+    residuum(*first, out, "--site", "resid_post", "--layers", "0")
+    done = residuum(*first, out, "--site", "z", "--layers", "1", "--append")
+    assert "2 examples, 2 sites" in done.err
+    sites = json.loads(residuum("info", out, "--json").out)["sites"]
+    assert {name: site["layers"] for name, site in sites.items()} == {"resid_post": [0], "z": [1]}
+    (tmp_path / "in.txt").write_text("a red dog\n")
+    assert "3 examples, 2 sites" in residuum(*first, out, "--append").err
+
+
 def test_one_is_singular(gpt2_folder, tmp_path):
     (tmp_path / "one.txt").write_text("one\n")
     out = tmp_path / "one.residuum"

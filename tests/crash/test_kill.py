@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,8 @@ SETTINGS = {
     "chunk_rows": 8,
     "device": "cpu",
 }
+FIRST = {"sites": ["resid_post"], "layers": [0, 2]}
+LATER = {"sites": ["resid_post", "z", "pattern"], "layers": [1]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -229,6 +232,55 @@ def test_interrupt_commits_what_is_complete(gpt2_folder, inputs, settings, whole
     assert residuum.store.verify(out).ok
     finish(gpt2_folder, inputs, out, settings)
     assert_same(out, whole)
+
+
+@pytest.fixture(scope="module")
+def grown(gpt2_folder, inputs, settings, tmp_path_factory):
+    """A store, and the same with what `LATER` adds."""
+    folder = tmp_path_factory.mktemp("grown")
+    for name in ("before", "after"):
+        residuum.capture(gpt2_folder, inputs, folder / name, **settings | FIRST)
+    residuum.capture(gpt2_folder, inputs, folder / "after", **settings | LATER, append=True)
+    return folder
+
+
+@pytest.mark.parametrize("commits", [0, 1, 3])
+def test_killed_while_it_grows_and_resumed_is_bit_for_bit_the_same(
+    gpt2_folder, inputs, settings, grown, start, tmp_path, commits
+):
+    out = tmp_path / "run"
+    shutil.copytree(grown / "before", out)
+    before = residuum.open(out)
+    child = start(out, append=True, **LATER)
+    wait_for(lambda: n_commits(out) > before.commit + 1 + commits)
+    assert child.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    store = residuum.open(out)
+    assert (store.sites, store.n_example) == (before.sites, before.n_example)
+    assert not store.complete
+    assert residuum.store.verify(out).ok
+    np.testing.assert_array_equal(store["resid_post"].read(), before["resid_post"].read())
+    finish(gpt2_folder, inputs, out, settings | LATER)
+    assert_same(out, grown / "after")
+
+
+def test_killed_again_and_again_while_it_grows(
+    gpt2_folder, inputs, settings, grown, start, tmp_path
+):
+    out = tmp_path / "run"
+    shutil.copytree(grown / "before", out)
+    dice = random.Random(7)
+    for _ in range(5):
+        growing = residuum.open(out).growth is not None
+        child = start(out, **{"resume" if growing else "append": True}, **LATER)
+        time.sleep(dice.uniform(0.1, 1.0))
+        child.end(dice.choice([signal.SIGKILL, signal.SIGINT]))
+        assert residuum.store.verify(out).ok
+        assert residuum.open(out).sites[0] == "resid_post"
+    done = residuum.open(out)
+    if done.complete and done.growth is None and "z" not in done:
+        residuum.capture(gpt2_folder, inputs, out, **settings | LATER, append=True)
+    finish(gpt2_folder, inputs, out, settings | LATER)
+    assert_same(out, grown / "after")
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from residuum.capture.readout import readout
 from residuum.capture.sink import host_array
-from residuum.store.plan import ArrayPlan
 from residuum.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -45,10 +44,7 @@ def _fill(job: Job, path: Path) -> None:
         path,
         model=job.loaded.facts,
         capture=job.facts,
-        arrays=[
-            ArrayPlan(site, shape.n_layer, shape.layers, shape.inner, job.dtypes[site])
-            for site, shape in job.shapes.items()
-        ],
+        arrays=job.arrays(),
         target=job.vocabulary is not None and job.layout.token_rows,
         shard_rows=cut.shard_rows,
         chunk_rows=cut.chunk_rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -13,8 +13,10 @@ from residuum.capture.tables import TableLayout
 from residuum.capture.tokenise import LengthRule, Tokeniser
 from residuum.capture.tracer import SiteShape, Tracer
 from residuum.capture.vocabulary import token_texts
+from residuum.capture.wanted import Wanted
 from residuum.errors import InputError
 from residuum.sites import RowSpace, Site
+from residuum.store.plan import ArrayPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +65,18 @@ class Job:
         inputs: Inputs,
         loaded: LoadedModel,
         lengths: LengthRule,
+        wanted: Wanted,
     ) -> Job:
         """Bring settings, inputs and model together, and walk the inputs once (not a stream).
+
+        `wanted` is what is to be captured, whatever the settings say.
 
         Raises:
             InputError: an input that cannot be captured.
             SiteError: a site or layer that the model does not have.
         """
-        tracer = Tracer(loaded.model, loaded.adapter, settings.sites, settings.layers)
+        settings = replace(settings, sites=tuple(wanted.layers))
+        tracer = Tracer(loaded.model, loaded.adapter, settings.sites, wanted.layers)
         context = tracer.dims.context
         rule = LengthRule(context, lengths.truncate, lengths.window, lengths.stride)
         vocabulary = None
@@ -109,6 +115,19 @@ class Job:
                 device=str(_device(loaded)),
             ),
         )
+
+    def arrays(self, key_width: int | None = None) -> list[ArrayPlan]:
+        """The plans of the arrays; `key_width` is that of a store which has one already."""
+        shapes = self.shapes if key_width is None else self.tracer.shapes(key_width)
+        return [
+            ArrayPlan(site, shape.n_layer, shape.layers, shape.inner, self.dtypes[site])
+            for site, shape in shapes.items()
+        ]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is captured."""
+        return Wanted({site: shape.layers for site, shape in self.shapes.items()})
 
     @property
     def device(self) -> torch.device:

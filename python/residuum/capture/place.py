@@ -53,8 +53,7 @@ class Place:
         if not (resume or append):
             message = (
                 f"{path} holds a store already: go on with --resume, add examples with --append, "
-                "or "
-                "choose another folder."
+                "or choose another folder."
             )
             raise CaptureError(message)
         return cls(path, existing=True)

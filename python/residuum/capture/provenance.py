@@ -2,7 +2,7 @@
 
 `attributes.residuum.model` holds the model's facts, `attributes.residuum.capture` the settings.
 Inputs are recorded in the commits, one *segment* for each sitting that added some: a capture starts
-the first, every `--append` another.
+the first, every `--append` another. So are the sites and layers that were added later, as `grown`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ SAME_MODEL = ("architecture", "weights_hash", "tokenizer_hash", "dtype", "attn_i
 """Facts of a model that decide its activations (the configuration is compared apart)."""
 
 SAME_CAPTURE = (
-    "sites",
-    "layers",
     "positions",
     "keys",
     "dtype",
@@ -47,7 +45,7 @@ SAME_CAPTURE = (
     "text_column",
     "columns",
 )
-"""Settings that decide what is in a store, bit for bit."""
+"""Settings that decide what is in a store, bit for bit, besides sites and layers."""
 
 
 def capture_facts(
@@ -144,6 +142,12 @@ def _difference(what: str, there: object, asked: object) -> Iterator[str]:
 def _short(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def grown(old: Sequence[Json], arrays: Json, capture: Json) -> list[Json]:
+    """The record of what was added to a store later, `arrays` with layers by site the newest."""
+    kept = {name: capture[name] for name in ("schedule", "device", "versions")}
+    return [*old, {"arrays": arrays, **kept}]
 
 
 def check_same_inputs(store: Path, last: Mapping[str, Any], inputs: Inputs) -> None:

@@ -5,32 +5,30 @@ beside its final place and moved there with its first, empty commit, so that the
 opens. A capture that fails before it has committed an example leaves no folder behind; one that
 fails later leaves the store at its last commit, to go on with `resume=True`.
 
-    open_inputs, load_model ──▶ Job ──▶ new or open StoreWriter ──▶ Session.run ──▶ Store
+    open_inputs, load_model ──▶ Job ──▶ new or open StoreWriter ──▶ sit ──▶ Store
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residuum.capture import provenance
+from residuum.capture import grow, provenance
 from residuum.capture.create import create, discard
 from residuum.capture.inputs import open_inputs
 from residuum.capture.job import Job
 from residuum.capture.model import load_model
 from residuum.capture.place import Place
-from residuum.capture.plan import Mark, Planner
-from residuum.capture.session import Session, Start
+from residuum.capture.plan import Mark
+from residuum.capture.session import Start
 from residuum.capture.settings import BATCH_TOKENS, SHARD_ROWS, Settings
-from residuum.capture.sink import RowSink, fetch_of
+from residuum.capture.sit import note_resume, sit
 from residuum.capture.stored import Stored
 from residuum.capture.tokenise import LengthRule
+from residuum.capture.wanted import Wanted
 from residuum.errors import CaptureError, InputError
-from residuum.progress import reporter
-from residuum.store import Store, StoreWriter
-from residuum.store.show import count
+from residuum.store import Store
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +42,7 @@ def capture(
     inputs: object,
     out: str | os.PathLike[str],
     *,
-    sites: Iterable[Site | str],
+    sites: Iterable[Site | str] | None = None,
     layers: str | int | Iterable[int] | None = None,
     positions: str = "all",
     keys: str = "all",
@@ -74,7 +72,8 @@ def capture(
         inputs: a path (txt with one input a line, jsonl, csv, parquet, a folder of images), a list
             of strings or images, a table, a `datasets` Dataset or IterableDataset.
         out: folder of the store.
-        sites: what to keep, by the names of `residuum.sites.Site`.
+        sites: what to keep, by the names of `residuum.sites.Site`. May be left out, with `layers`,
+            where `resume` or `append` finds a store: what that has, or is being added.
         layers: of which blocks: numbers or text such as `"0:12"`; all by default.
         positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that holds a
             list of booleans or positions for each text.
@@ -85,7 +84,8 @@ def capture(
         device: `auto` is the GPU if there is one. Loaded models stay where they are.
         schedule: `forward`.
         resume: go on with a capture that was interrupted; a finished one is left as it is.
-        append: add the inputs to a finished store of the same model and settings.
+        append: add to a finished store of the same model and settings: the inputs, or, where
+            `sites` or `layers` name what it lacks, that, for all examples that are there.
         memory: what the writer may hold, in bytes or as `"4GB"`; 1 GB by default.
         text_column: column with the text or chat messages; `text`, else `messages` by default.
         truncate: cut off texts that are longer than the model's context.
@@ -110,7 +110,7 @@ def capture(
     stored = Stored.read(place.path) if place.existing else None
     recorded = {} if stored is None else stored.settings
     settings = Settings.checked(
-        sites=sites,
+        sites=recorded.get("sites", ()) if sites is None else sites,
         layers=layers,
         positions=positions,
         keys=keys,
@@ -133,20 +133,49 @@ def capture(
         dtype=model_dtype,
         processor=processor,
     )
-    job = Job.prepare(place.path, settings, opened, loaded, lengths)
+    n_layer = loaded.adapter.dims(loaded.model).n_layer
+    asked = None if sites is None else Wanted.of(settings.sites, settings.layers, n_layer)
+    wanted = asked if stored is None else _to_do(stored, asked, resume=resume)
+    job = Job.prepare(place.path, settings, opened, loaded, lengths, wanted or Wanted({}))
     if stored is not None:
         provenance.check_same(place.path, stored.store.attributes, job.loaded.facts, job.facts)
+        _check_asked(place.path, stored, asked, resume=resume)
     try:
         if stored is None:
             _start(job, show=progress)
         elif resume:
             _resume(job, stored, show=progress)
         else:
-            _append(job, stored, show=progress)
+            _append(job, stored, asked, show=progress)
     except OSError as error:
         _note_full_disk(error, place.path)
         raise
     return Store(place.path)
+
+
+def _to_do(stored: Stored, asked: Wanted | None, *, resume: bool) -> Wanted:
+    """What the model is to deliver for a store: what is missing, else all, of new examples."""
+    if resume:
+        return stored.growing or stored.there
+    return (asked or stored.there).minus(stored.there) or stored.there
+
+
+def _check_asked(path: Path, stored: Stored, asked: Wanted | None, *, resume: bool) -> None:
+    """Check that a capture is resumed with the sites and layers that it was started with.
+
+    Raises:
+        CaptureError: others.
+    """
+    if not resume or asked is None:
+        return
+    whole = stored.there.plus(stored.growing)
+    fitting = [whole, *(stored.asked if stored.complete else stored.asked[-1:])]
+    if asked not in fitting:
+        message = (
+            f"{path} holds another capture: {fitting[-1].difference(asked)}. Leave out --site and "
+            "--layers, which are known, or add others to the finished store with --append."
+        )
+        raise CaptureError(message)
 
 
 def _given(asked: int | None, recorded: int | None, usual: int) -> int:
@@ -159,17 +188,21 @@ def _start(job: Job, *, show: bool | None) -> None:
     create(job)
     segments = [provenance.segment(job.inputs, Mark(0, 0, 0))]
     try:
-        _sit(job, segments, Start(), {}, show=show)
+        sit(job, {"segments": segments}, Start(), show=show)
     except Exception as error:
         if Stored.read(job.path).committed.n_example == 0:
             discard(job.path)
         else:
-            _note_resume(error, job.path)
+            note_resume(error, job.path)
         raise
 
 
 def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
     """Go on behind the last commit; nothing is left to do in a finished store."""
+    if stored.growing:
+        grow.check(job, stored)
+        grow.go_on(job, stored, show=show)
+        return
     segments = stored.segments or [provenance.segment(job.inputs, Mark(0, 0, 0))]
     provenance.check_same_inputs(job.path, segments[-1], job.inputs)
     if stored.complete:
@@ -182,18 +215,32 @@ def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
         example_rows=physical["example"],
         content_hashes=stored.content_hashes(first.n_example),
     )
+    known = stored.known(before=first.n_example)
     try:
-        _sit(job, segments, start, stored.known(before=first.n_example), show=show)
+        sit(job, stored.record(segments), start, behind=first, known=known, show=show)
     except Exception as error:
-        _note_resume(error, job.path)
+        note_resume(error, job.path)
         raise
 
 
-def _append(job: Job, stored: Stored, *, show: bool | None) -> None:
-    """Add examples behind those of a finished store."""
+def _append(job: Job, stored: Stored, asked: Wanted | None, *, show: bool | None) -> None:
+    """Add to a finished store: sites and layers that it lacks, else examples."""
     if not stored.complete:
         message = f"{job.path} is not finished: go on with --resume and its own inputs first."
         raise CaptureError(message)
+    if asked is None or asked == stored.there:
+        _append_examples(job, stored, show=show)
+    elif asked.minus(stored.there):
+        grow.grow(job, stored, show=show)
+    elif grow.unlike(job, stored) is not None:
+        message = (
+            f"{job.path} holds more than is asked for: {stored.there.difference(asked)}. New "
+            "examples get everything that the others have: leave out --site and --layers."
+        )
+        raise CaptureError(message)
+
+
+def _append_examples(job: Job, stored: Stored, *, show: bool | None) -> None:
     segments = [*stored.segments, provenance.segment(job.inputs, stored.committed)]
     first, physical = stored.committed, stored.store.physical_rows
     start = Start(
@@ -209,73 +256,13 @@ def _append(job: Job, stored: Stored, *, show: bool | None) -> None:
             f"store's attention patterns is {width} long: capture these into a store of their own."
         )
         raise InputError(message)
+    known = stored.known(before=first.n_example)
     try:
-        _sit(job, segments, start, stored.known(before=first.n_example), show=show)
+        sit(job, stored.record(segments), start, behind=first, known=known, show=show)
     except Exception as error:
         if not Stored.read(job.path).complete:
-            _note_resume(error, job.path)
+            note_resume(error, job.path)
         raise
-
-
-def _sit(
-    job: Job,
-    segments: list[dict[str, Any]],
-    start: Start,
-    known: dict[bytes, tuple[int, int]],
-    *,
-    show: bool | None,
-) -> None:
-    """Run the model over the last segment's examples and write what is not on disk yet."""
-    first = provenance.segment_start(segments[-1])
-    planner = Planner(
-        job.settings.batch_tokens,
-        behind=first,
-        known=known,
-        marked=job.settings.positions.column is not None,
-    )
-    fetch = fetch_of(job.device)
-    # half of the budget is for rows on their way from a device, where there is one
-    memory_bytes = job.settings.memory_bytes // (1 if fetch is None else 2)
-    with (
-        StoreWriter.open(job.path, memory_bytes=memory_bytes) as writer,
-        reporter("capture", show=show) as bar,
-    ):
-        n_example = None if job.survey is None else first.n_example + job.survey.n_example
-        bar.start(n_example, start.n_example)
-        session = Session(
-            tracer=job.tracer,
-            writer=writer,
-            sink=RowSink(
-                writer,
-                job.dtypes,
-                Stored.read(job.path).key_width,
-                stored_keys=job.settings.keys == "stored",
-                fetch=fetch,
-                in_flight=job.settings.memory_bytes // 2,
-            ),
-            planner=planner,
-            layout=job.layout,
-            start=replace(start, n_example=writer.n_example),
-            resume={"segments": segments},
-            reporter=bar,
-            shard_rows=job.settings.shard_rows,
-            prepare_images=None if job.vocabulary is not None else job.images,
-            allow_nonfinite=job.settings.allow_nonfinite,
-        )
-        outcome = session.run(job.source)
-    if outcome.interrupted:
-        message = (
-            f"Interrupted: {job.path} holds {count(outcome.n_example, 'example')}. "
-            "Go on with --resume."
-        )
-        raise KeyboardInterrupt(message)
-
-
-def _note_resume(error: Exception, path: Path) -> None:
-    n_example = Stored.read(path).committed.n_example
-    error.add_note(
-        f"{path} is left at its last commit with {count(n_example, 'example')}; --resume goes on."
-    )
 
 
 def _note_full_disk(error: OSError, path: Path) -> None:

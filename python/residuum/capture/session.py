@@ -97,7 +97,11 @@ class Outcome:
 
 @dataclass
 class Session:
-    """A sitting; `run` may be called once."""
+    """A sitting; `run` may be called once.
+
+    Where sites are added to rows that are there, the writer's examples and rows count from 0, and
+    `targets` is false: the target of each row is there too.
+    """
 
     tracer: Tracer
     writer: CaptureWriter
@@ -110,6 +114,7 @@ class Session:
     shard_rows: int
     prepare_images: Callable[[list[Any]], list[torch.Tensor]] | None = None
     allow_nonfinite: bool = False
+    targets: bool = True
     n_forward: int = 0
     _seen: int = 0
     _stop: bool = False
@@ -158,7 +163,7 @@ class Session:
     def _forward(self, placed: list[Placed]) -> None:
         sink = self.sink.batch(placed)
         self.tracer.run(self._collate(placed), sink)
-        if self.layout.vocabulary is not None and self.layout.token_rows:
+        if self.targets and self.layout.vocabulary is not None and self.layout.token_rows:
             self.sink.targets(placed)
         self.n_forward += 1
         self.reporter.advance(

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from residuum.capture.plan import Mark, repeat_key
+from residuum.capture.wanted import Wanted
+from residuum.sites import Site
 from residuum.store import Store
 
 if TYPE_CHECKING:
@@ -51,11 +53,46 @@ class Stored:
         """Its inputs, one segment for each capture; empty before rows were committed."""
         return list(self.store.resume.get("segments", []))
 
+    def record(self, segments: list[Json]) -> Json:
+        """What its commits keep, with these segments."""
+        return {**self.store.resume, "segments": segments}
+
+    @property
+    def grown(self) -> list[Json]:
+        """What was added to its rows later, oldest first; the last of an unfinished one is on."""
+        return list(self.store.resume.get("grown", []))
+
+    @property
+    def there(self) -> Wanted:
+        """The sites and layers that readers see."""
+        return Wanted.stored(self.store)
+
+    @property
+    def asked(self) -> list[Wanted]:
+        """What the captures into it asked for, oldest first."""
+        facts = self.settings
+        n_layer = self.store.model.get("n_layer") or 0
+        first = Wanted.of((Site(name) for name in facts["sites"]), facts["layers"], n_layer)
+        return [first, *(Wanted.parse(entry["arrays"]) for entry in self.grown)]
+
+    @property
+    def growing(self) -> Wanted:
+        """What is being added to its rows."""
+        arrays = (self.store.growth or {"arrays": {}})["arrays"]
+        return Wanted.parse(
+            {name.rpartition("/")[2]: one.get("layers") for name, one in arrays.items()}
+        )
+
     @property
     def committed(self) -> Mark:
         """The examples and rows of the last commit."""
         rows = self.store.rows
         return Mark(self.store.n_example, rows["token"], rows["example"])
+
+    @property
+    def marked(self) -> bool:
+        """Whether a column of the inputs says which tokens have rows."""
+        return str(self.settings["positions"]).startswith("column:")
 
     @property
     def key_width(self) -> int | None:
@@ -79,8 +116,7 @@ class Stored:
             return {}
         table = self._examples(["example", "content_hash", "first_row", "example_row"])
         table = table.slice(0, before)
-        marked = self.settings["positions"].startswith("column:")
-        positions = self._positions() if marked else None
+        positions = self._positions() if self.marked else None
         known: dict[bytes, tuple[int, int]] = {}
         for row in table.to_pylist():
             kept = None if positions is None else positions.get(row["example"], _NONE_KEPT)

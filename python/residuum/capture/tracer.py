@@ -10,7 +10,7 @@ The model is not modified: hooks live for one call of `run`, and go also when it
 ends as soon as the last site has been delivered, so a capture of early layers costs only those.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -59,7 +59,7 @@ class Tracer:
 
     Attributes:
         sites: the sites asked for, in the order of the vocabulary.
-        layers: the layers asked for, ascending.
+        layers: the layers asked for, ascending; `layers_of` those of each site.
         dims: lengths of the model's axes.
         available: the sites that the model has.
     """
@@ -69,7 +69,7 @@ class Tracer:
         model: nn.Module,
         adapter: Adapter,
         sites: Iterable[Site | str],
-        layers: Iterable[int] | None = None,
+        layers: Iterable[int] | Mapping[Site, Iterable[int]] | None = None,
     ) -> None:
         """Plan a capture.
 
@@ -77,8 +77,8 @@ class Tracer:
             model: a transformers model whose class `adapter` knows.
             adapter: where the sites of the model's family are.
             sites: what to read.
-            layers: of which blocks, counted from 0; all by default. Sites without layer axis are
-                unaffected.
+            layers: of which blocks, counted from 0, for all sites or for each; all by default.
+                Sites without layer axis are unaffected.
 
         Raises:
             SiteError: a site that does not exist or that this model does not have, or a layer
@@ -91,7 +91,10 @@ class Tracer:
         wanted = {Site.parse(site) for site in sites}
         self._check_sites(wanted)
         self.sites: tuple[Site, ...] = tuple(site for site in Site if site in wanted)
-        self.layers: tuple[int, ...] = self._check_layers(layers)
+        self.layers_of: dict[Site, tuple[int, ...]] = self._layers_of(layers)
+        self.layers: tuple[int, ...] = tuple(
+            sorted({n for of in self.layers_of.values() for n in of})
+        )
 
     def _check_sites(self, wanted: set[Site]) -> None:
         if not wanted:
@@ -106,6 +109,15 @@ class Tracer:
                     f"{listed}"
                 )
                 raise SiteError(message)
+
+    def _layers_of(
+        self, layers: Iterable[int] | Mapping[Site, Iterable[int]] | None
+    ) -> dict[Site, tuple[int, ...]]:
+        layered = [site for site in self.sites if site.has_layers]
+        if isinstance(layers, Mapping):
+            return {site: self._check_layers(layers[site]) for site in layered}
+        chosen = self._check_layers(layers)
+        return dict.fromkeys(layered, chosen)
 
     def _check_layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
         n_layer = self.dims.n_layer
@@ -156,7 +168,7 @@ class Tracer:
             dtype = torch.promote_types(dtype, torch.float32)
         return SiteShape(
             n_layer=self.dims.n_layer if site.has_layers else None,
-            layers=self.layers if site.has_layers else (),
+            layers=self.layers_of.get(site, ()),
             inner=tuple(int(lengths[axis]) for axis in site.axes if axis != "layer"),
             axes=site.axes,
             dtype=str(dtype).removeprefix("torch."),
@@ -190,9 +202,7 @@ class _Pass:
         self.blocks = self.adapter.block_list(self.model)
         self.config = self.adapter.config(self.model)
         self.due: set[tuple[Site, int | None]] = {
-            (site, layer)
-            for site in tracer.sites
-            for layer in (tracer.layers if site.has_layers else (None,))
+            (site, layer) for site in tracer.sites for layer in tracer.layers_of.get(site, (None,))
         }
         self.hooks = ExitStack()
 
@@ -265,7 +275,7 @@ class _Pass:
 
     def watch_layers(self, site: Site) -> None:
         where = self.adapter.locate(site, self.config)
-        for layer in self.tracer.layers:
+        for layer in self.tracer.layers_of[site]:
             if isinstance(where, Difference):
                 self.watch_difference(site, layer, self.blocks[layer], where)
             elif where is not None:
@@ -287,7 +297,7 @@ class _Pass:
         self.listen(block.get_submodule(where.after.module), where.after.side, seen)
 
     def watch_norms(self) -> None:
-        for layer in self.tracer.layers:
+        for layer in self.tracer.layers_of[Site.NORM_SCALE]:
             scales: list[torch.Tensor] = []
             for path in self.adapter.norms:
                 norm = self.blocks[layer].get_submodule(path)
@@ -304,11 +314,14 @@ class _Pass:
         return seen
 
     def watch_attention(self) -> None:
-        wanted = [site for site in self.tracer.sites if site in _ATTENTION]
+        wanted: dict[int, list[Site]] = {}
+        for site in self.tracer.sites:
+            for layer in self.tracer.layers_of[site] if site in _ATTENTION else ():
+                wanted.setdefault(layer, []).append(site)
         watchers = {}
-        for layer in self.tracer.layers if wanted else ():
+        for layer, sites in wanted.items():
             module = self.blocks[layer].get_submodule(self.adapter.attention)
-            watchers[module] = self.attention_watcher(layer, wanted)
+            watchers[module] = self.attention_watcher(layer, sites)
         self.hooks.enter_context(observe(self.config._attn_implementation, watchers))
 
     def attention_watcher(self, layer: int, wanted: list[Site]) -> Callable[[Attention], None]:

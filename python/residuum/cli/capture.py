@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     "--site",
     "sites",
     multiple=True,
-    required=True,
     metavar="SITE",
     help="A site to keep, such as resid_post, z, pattern; may be given more than once.",
 )
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option("--memory", metavar="4GB", help="What the writer may hold (1GB).")
 @click.option("--resume", is_flag=True, help="Go on with a capture that was interrupted.")
-@click.option("--append", is_flag=True, help="Add these inputs to a finished store.")
+@click.option("--append", is_flag=True, help="Add inputs, or sites and layers, to a store.")
 @click.option(
     "--text-column",
     metavar="NAME",
@@ -91,6 +90,10 @@ def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noq
     from residuum.capture.place import Place
     from residuum.store.show import count
 
+    options["sites"] = options["sites"] or None
+    if options["sites"] is None and not (options["resume"] or options["append"]):
+        message = "Missing option '--site'."
+        raise click.UsageError(message)
     place = Place.look(out, resume=options["resume"], append=options["append"])
     if options["resume"] and not place.existing:
         click.echo(f"{out}: nothing to resume yet, a new capture.", err=True)

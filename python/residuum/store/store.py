@@ -74,6 +74,15 @@ class Store:
         """What the capture keeps for going on."""
         return dict(self._commit["resume"] or {})
 
+    @property
+    def growth(self) -> dict[str, Any] | None:
+        """What a capture is adding to the rows that are there, and how far it is, if it is.
+
+        `arrays` with their `layers`, `rows` and `physical_rows` per row space, `n_example`.
+        """
+        growth: dict[str, Any] | None = self._commit.get("growth")
+        return growth
+
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """`attributes.residuum` of the store's root: `format`, `model`, `capture`."""

@@ -6,6 +6,9 @@
 A store under creation is made beside its place and renamed there with an empty commit, so that
 it opens from its first instant on. Rows of activations come in any order; table rows wait until a
 commit covers their activations.
+
+`StoreWriter.grow` adds sites or layers to rows that are there. Its examples and rows count from 0
+again, those of the new arrays alone, and its tables are not written: the store has them.
 """
 
 import json
@@ -50,7 +53,7 @@ class StoreWriter:
         self._arrays = {name: number for number, name in enumerate(core.arrays)}
         self._last: dict[str, Any] = core.last_commit
         self._pending = Pending(self.n_example)
-        self._n_shown = int(_residuum.Store(path).commit["n_example"])
+        self._n_shown = int(_written(_residuum.Store(path).commit)["n_example"])
 
     @classmethod
     def create(
@@ -131,6 +134,61 @@ class StoreWriter:
         core = _residuum.Writer.open(path, memory_bytes=memory_bytes, threads=_threads(threads))
         return cls(path, core)
 
+    @classmethod
+    def grow(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        arrays: Sequence[ArrayPlan],
+        resume: Mapping[str, Any],
+        shard_rows: int,
+        chunk_rows: int | None = None,
+        codec: Codec = "none",
+        memory_bytes: int = DEFAULT_MEMORY,
+        threads: int | None = None,
+    ) -> Self:
+        """Begin to add sites, or layers of sites, to all rows of a store.
+
+        Readers see them once a commit covers every row; until then `open` goes on with them.
+
+        Args:
+            path: a store whose rows are all committed.
+            arrays: one plan per site, of the layers that are new.
+            resume: what a later process needs to go on.
+            shard_rows: rows per shard, as the store has them; `chunk_rows` and `codec` likewise
+                where layers are added to a site.
+            chunk_rows: rows per inner chunk; None chooses by the size of a row.
+            codec: "none" or "zstd".
+            memory_bytes: budget for rows on their way to the disk.
+            threads: background threads; None takes one per core, at most four.
+
+        Raises:
+            StoreError: a store to which these cannot be added, or one that another process writes.
+            ArgumentError: an array that cannot be stored.
+        """
+        specs = [
+            plan.spec(shard_rows=shard_rows, chunk_rows=chunk_rows, codec=codec, statistics=True)
+            for plan in arrays
+        ]
+        core = _residuum.Writer.grow(
+            Path(path).absolute(),
+            specs,
+            resume=dict(resume),
+            memory_bytes=memory_bytes,
+            threads=_threads(threads),
+        )
+        return cls(Path(path).absolute(), core)
+
+    @property
+    def growing(self) -> bool:
+        """Whether what is written is added to rows that are there."""
+        return self._last.get("growth") is not None
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """Rows and examples in the last numbered commit: of what is being added, or the store's."""
+        return _written(self._last)
+
     @property
     def commit_number(self) -> int:
         """Number of the last numbered commit."""
@@ -139,7 +197,7 @@ class StoreWriter:
     @property
     def n_example(self) -> int:
         """Examples in the last numbered commit."""
-        return int(self._last["n_example"])
+        return int(self._own["n_example"])
 
     @property
     def n_shown(self) -> int:
@@ -149,7 +207,7 @@ class StoreWriter:
     @property
     def rows(self) -> dict[str, int]:
         """Rows in the last numbered commit, per row space."""
-        return dict(self._last["rows"])
+        return dict(self._own["rows"])
 
     @property
     def complete(self) -> bool:
@@ -289,10 +347,19 @@ class StoreWriter:
         """Write the table rows of a new commit; return all parts that it lists."""
         parts = {name: list(names) for name, names in self._last["tables"].items()}
         name = part_name(self.commit_number + 1, n_example if interrupted else None)
-        for table, rows in self._pending.take(n_example).items():
+        waiting = self._pending.take(n_example)
+        for table, rows in () if self.growing else waiting.items():
             write_part(self.path / "tables" / table, name, rows)
             parts.setdefault(table, []).append(name)
         return parts
+
+    def abandon(self, resume: Mapping[str, Any]) -> None:
+        """Give up what is being added: the store is complete again, as it was before `grow`.
+
+        Raises:
+            StoreError: nothing is being added, or the disk refuses.
+        """
+        self._last = self._core.abandon(resume=dict(resume))
 
     def nonfinite(self) -> list[tuple[str, int | None, int, int]]:
         """(site, layer, NaN values, infinite values) wherever this writer was given any."""
@@ -329,6 +396,12 @@ class StoreWriter:
     ) -> None:
         """Close; what was not committed is lost."""
         self.close()
+
+
+def _written(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of the writer's own rows: of what is being added, where something is."""
+    written: dict[str, Any] = record.get("growth") or record
+    return written
 
 
 def _bits(values: NDArray[Any]) -> tuple[NDArray[Any], bool]:

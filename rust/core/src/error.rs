@@ -192,6 +192,14 @@ pub enum Error {
         /// The contradiction.
         why: String,
     },
+    /// Arrays or layers that cannot be added to the rows of a store.
+    #[error("cannot add to the rows of {}: {why}", path.display())]
+    CannotGrow {
+        /// The store's folder.
+        path: PathBuf,
+        /// What stands in the way.
+        why: String,
+    },
     /// The memory budget is too small for even one row of one array.
     #[error("a memory budget of {budget} bytes is too small for `{array}`, which needs {needed}")]
     Budget {

@@ -21,7 +21,7 @@ pub use error::{Error, Result};
 pub use site::{RowSpace, Site};
 pub use store::{
     array::{Rows, SiteArray},
-    commit::{Commit, CommitArray, RowCounts},
+    commit::{Commit, CommitArray, Growth, RowCounts},
     counters::Counters,
     dtype::{Dtype, Element, Source},
     open::{FORMAT, Store},

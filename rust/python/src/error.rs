@@ -52,6 +52,7 @@ fn class(error: &Error) -> &'static str {
         | Error::RowTwice { .. }
         | Error::RowMissing { .. }
         | Error::BadCommit { .. }
+        | Error::CannotGrow { .. }
         | Error::WriterStopped { .. } => "StoreError",
         _ => "ArgumentError",
     }

@@ -52,6 +52,23 @@ impl Writer {
         detached(py, || CoreWriter::open(&path, options)).map(Self::new)
     }
 
+    /// Begins to add arrays or layers to the rows of a store.
+    #[staticmethod]
+    #[pyo3(signature = (path, arrays, *, resume, memory_bytes, threads))]
+    fn grow(
+        py: Python<'_>,
+        path: PathBuf,
+        arrays: Vec<PyRef<'_, ArraySpec>>,
+        resume: &Bound<'_, PyAny>,
+        memory_bytes: usize,
+        threads: usize,
+    ) -> PyResult<Self> {
+        let arrays = arrays.iter().map(|array| array.core.clone()).collect();
+        let resume = json::from_python(resume)?;
+        let options = WriterOptions { memory_bytes, threads };
+        detached(py, || CoreWriter::grow(&path, arrays, resume, options)).map(Self::new)
+    }
+
     /// Paths of the arrays; `write` takes a position in this list.
     #[getter]
     fn arrays(&self, py: Python<'_>) -> PyResult<Vec<String>> {
@@ -123,6 +140,18 @@ impl Writer {
             resume: json::from_python(resume)?,
         };
         json::commit(py, &detached(py, || core.commit(request))?)
+    }
+
+    /// Gives up the arrays that are being added; returns the record that says so.
+    #[pyo3(signature = (*, resume))]
+    fn abandon<'py>(
+        &self,
+        py: Python<'py>,
+        resume: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let core = self.get(py)?;
+        let resume = json::from_python(resume)?;
+        json::commit(py, &detached(py, || core.abandon(resume))?)
     }
 
     /// (array, layer, NaN values, infinite values) wherever there were any.

@@ -52,6 +52,19 @@ pub struct CommitArray {
     pub layers: Option<Vec<usize>>,
 }
 
+/// Arrays, or layers of arrays, on their way to rows that are there already. Readers see nothing of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Rows that are done, from 0 on.
+    pub rows: RowCounts,
+    /// Rows in published shards; at least `rows`.
+    pub physical_rows: RowCounts,
+    /// Examples whose rows are done.
+    pub n_example: u64,
+    /// What is added, by path below the store.
+    pub arrays: BTreeMap<String, CommitArray>,
+}
+
 /// One record of `commits/`: self-contained, the highest valid number is the store's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
@@ -69,6 +82,9 @@ pub struct Commit {
     pub n_example: u64,
     /// The arrays, by path below the store.
     pub arrays: BTreeMap<String, CommitArray>,
+    /// What is being added to the rows above, until it has all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
     /// Parquet parts, by table.
     pub tables: BTreeMap<String, Vec<String>>,
     /// What the capture needs to go on; opaque here.
@@ -76,6 +92,24 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// Rows that the writer at this commit has done: of what is being added, where something is.
+    pub(crate) fn done_rows(&self) -> RowCounts {
+        self.growth.as_ref().map_or(self.rows, |growth| growth.rows)
+    }
+
+    /// Rows in published shards of the arrays that the writer at this commit writes.
+    pub(crate) fn published_rows(&self) -> RowCounts {
+        self.growth.as_ref().map_or(self.physical_rows, |growth| growth.physical_rows)
+    }
+
+    /// Sets `published_rows`.
+    pub(crate) fn set_published_rows(&mut self, rows: RowCounts) {
+        match &mut self.growth {
+            Some(growth) => growth.physical_rows = rows,
+            None => self.physical_rows = rows,
+        }
+    }
+
     /// Reads and checks the record of commit `number`.
     pub(crate) fn read(file: &Path, number: u64) -> Result<Self> {
         let commit = Self::parse(file)?;
@@ -108,6 +142,9 @@ impl Commit {
         for space in RowSpace::ALL {
             if commit.physical_rows.get(space) < commit.rows.get(space) {
                 return Err(bad(format!("it shows more {} rows than it stores", space.as_str())));
+            }
+            if commit.published_rows().get(space) > commit.physical_rows.get(space) {
+                return Err(bad(format!("it adds to more {} rows than it has", space.as_str())));
             }
         }
         Ok(commit)

@@ -211,20 +211,14 @@ pub(crate) fn read_attributes(path: &Path) -> Result<Value> {
     }
 }
 
-/// Opens one array that a commit names, and checks both against each other.
-pub(crate) fn open_array(
-    store: &Path,
-    name: &str,
-    commit: &Commit,
-    counters: &Arc<Counters>,
-) -> Result<SiteArray> {
-    let record = commit::file(store, commit.commit);
+/// The `zarr.json` of an array that a commit names.
+pub(crate) fn array_file(store: &Path, name: &str, commit: &Commit) -> Result<PathBuf> {
     // Names become paths: only the two shapes that we write get that far.
     let known = name == "index/target"
         || name.strip_prefix("activations/").is_some_and(|site| site.parse::<Site>().is_ok());
     if !known {
         return Err(Error::damaged(
-            &record,
+            &commit::file(store, commit.commit),
             format!("it names `{name}`, which is no array of ours"),
         ));
     }
@@ -233,7 +227,19 @@ pub(crate) fn open_array(
         let why = format!("commit {} holds `{name}`", commit.commit);
         return Err(Error::Missing { path: file, why });
     }
-    let (spec, stated) = ArraySpec::parse(&file, name, &files::read_small(&file)?)?;
+    Ok(file)
+}
+
+/// Opens one array that a commit names, and checks both against each other.
+pub(crate) fn open_array(
+    store: &Path,
+    name: &str,
+    commit: &Commit,
+    counters: &Arc<Counters>,
+) -> Result<SiteArray> {
+    let record = commit::file(store, commit.commit);
+    let file = array_file(store, name, commit)?;
+    let (mut spec, stated) = ArraySpec::parse(&file, name, &files::read_small(&file)?)?;
     let rows = commit.rows.get(spec.row_space);
     if stated < rows {
         return Err(Error::damaged(
@@ -241,9 +247,13 @@ pub(crate) fn open_array(
             format!("its shape has {stated} rows but commit {} has {rows}", commit.commit),
         ));
     }
-    let layers = commit.arrays.get(name).and_then(|array| array.layers.as_ref());
-    if layers.is_some_and(|layers| *layers != spec.layers) {
-        return Err(Error::damaged(&file, "its layers differ from those of the last commit"));
+    // The file is replaced before the record that adds layers is written: it may list more.
+    if let Some(layers) = commit.arrays.get(name).and_then(|array| array.layers.as_ref()) {
+        if !layers.iter().all(|layer| spec.layers.contains(layer)) {
+            return Err(Error::damaged(&file, "it lacks layers that the last commit has"));
+        }
+        spec.layers.clone_from(layers);
+        spec.check().map_err(|error| Error::damaged(&record, error.to_string()))?;
     }
     let physical = commit.physical_rows.get(spec.row_space);
     SiteArray::new(store, spec, rows, physical, counters).ok_or_else(|| {

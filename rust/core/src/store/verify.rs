@@ -167,7 +167,7 @@ impl Check<'_> {
             Err(error) => return self.error(&self.store.join(name).join("zarr.json"), error),
         };
         let (spec, rows) = (array.spec(), array.physical_rows());
-        self.shape(name, array.n_row());
+        self.shape(name, array.n_row(), &spec.layers);
         self.statistics_metadata(spec);
         let shards = 0..rows.div_ceil(spec.shard_rows);
         for layer in spec.layer_keys() {
@@ -186,13 +186,17 @@ impl Check<'_> {
         }
     }
 
-    /// Stock readers believe the shape; only a writer that works or was killed may be ahead of its commit.
-    fn shape(&self, name: &str, rows: usize) {
+    /// Stock readers believe the file; only a writer that works or was killed may be ahead of its commit.
+    fn shape(&self, name: &str, rows: usize, layers: &[usize]) {
         let file = self.store.join(name).join("zarr.json");
         let parsed = files::read_small(&file).and_then(|json| ArraySpec::parse(&file, name, &json));
         match parsed {
-            Ok((_, stated)) if stated != rows && !self.store.join("staging").exists() => {
+            Ok(_) if self.store.join("staging").exists() => {}
+            Ok((_, stated)) if stated != rows => {
                 self.problem(&file, format!("its shape has {stated} rows but the commit {rows}"));
+            }
+            Ok((spec, _)) if spec.layers != layers => {
+                self.problem(&file, "its layers are not those of the commit");
             }
             Ok(_) => {}
             Err(error) => self.error(&file, error),

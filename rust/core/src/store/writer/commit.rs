@@ -7,7 +7,6 @@ use crate::{
     store::{
         commit::{Commit, RowCounts},
         files::{self, Finished},
-        open::FORMAT,
     },
 };
 
@@ -23,15 +22,14 @@ impl Writer {
     pub fn commit(&self, request: CommitRequest) -> Result<Commit> {
         let pause = self.shared.queue.pause()?;
         self.check_request(&request)?;
+        let ends = self.ends(&request);
         let done = self.make_commit(&request, &pause);
         match &done {
             Err(error) => {
                 self.shared.queue.stop(&format!("a commit failed: {error}"));
             }
-            Ok(_) if request.complete => {
-                self.shared
-                    .queue
-                    .stop("the capture is complete; open the store again to add to it");
+            Ok(_) if ends => {
+                self.shared.queue.stop("all is written; open the store again to add to it");
             }
             Ok(_) => {}
         }
@@ -42,14 +40,15 @@ impl Writer {
     fn check_request(&self, request: &CommitRequest) -> Result<()> {
         let bad = |why: String| Err(Error::BadCommit { why });
         for space in RowSpace::ALL {
-            let (asked, before) = (request.rows.get(space), self.lock().last.rows.get(space));
+            let (asked, before) =
+                (request.rows.get(space), self.lock().last.done_rows().get(space));
             if asked < before {
                 return bad(format!(
-                    "{before} {} rows are visible already, not {asked}",
+                    "{before} {} rows are committed already, not {asked}",
                     space.as_str()
                 ));
             }
-            let published = self.sealed(space).max(self.lock().last.physical_rows.get(space));
+            let published = self.sealed(space).max(self.lock().last.published_rows().get(space));
             if !shows_tail(request, space) && self.has_lanes(space) && asked > published {
                 return bad(format!(
                     "{asked} {} rows cannot be shown, only {published} lie in full shards",
@@ -57,7 +56,7 @@ impl Writer {
                 ));
             }
         }
-        Ok(())
+        self.check_growth(request)
     }
 
     fn make_commit(
@@ -67,30 +66,24 @@ impl Writer {
     ) -> Result<Commit> {
         let lanes = self.shared.lanes.iter().enumerate();
         let tails = lanes.filter(|(_, it)| shows_tail(request, it.spec.row_space));
+        let last = self.ends(request);
         pause.run_all(tails.map(|(lane, it)| Job::Tail {
             lane,
             visible: request.rows.get(it.spec.row_space),
-            last: request.complete,
+            last,
         }))?;
         let before = self.lock().last.clone();
         let mut finished: Vec<Finished> =
             self.shared.lanes.iter().flat_map(super::Lane::take_finished).collect();
-        for spec in &self.arrays {
-            finished.extend(array_metadata(&self.path, spec, request.rows.get(spec.row_space))?);
-        }
+        finished.extend(self.metadata(request, &before)?);
         files::publish(&finished, &self.path)?;
         // Apart: the guard would live as long as the record's making, which locks again.
         let number = if request.interrupted { before.commit } else { self.lock().next };
         let commit = Commit {
-            format: FORMAT,
             commit: number,
             complete: request.complete,
-            rows: request.rows,
-            physical_rows: self.physical_rows(request, &before),
-            n_example: request.n_example,
-            arrays: before.arrays,
-            tables: request.tables.clone(),
             resume: request.resume.clone(),
+            ..self.advanced(request, before)
         };
         if request.interrupted {
             commit.publish_interrupted(&self.path)?;
@@ -107,6 +100,33 @@ impl Writer {
         Ok(commit)
     }
 
+    /// The `zarr.json` files that the commit changes.
+    fn metadata(&self, request: &CommitRequest, before: &Commit) -> Result<Vec<Finished>> {
+        if before.growth.is_some() {
+            return self.grown_metadata(request, before);
+        }
+        let mut finished = Vec::new();
+        for spec in &self.arrays {
+            finished.extend(array_metadata(&self.path, spec, request.rows.get(spec.row_space))?);
+        }
+        Ok(finished)
+    }
+
+    /// The record before with the request's rows.
+    fn advanced(&self, request: &CommitRequest, before: Commit) -> Commit {
+        let physical_rows = self.physical_rows(request, &before);
+        if before.growth.is_some() {
+            return self.grown(request, before, physical_rows);
+        }
+        Commit {
+            rows: request.rows,
+            physical_rows,
+            n_example: request.n_example,
+            tables: request.tables.clone(),
+            ..before
+        }
+    }
+
     /// What the record promises of the shards follows from the rows alone: more may be published, by how far the
     /// background threads got.
     fn physical_rows(&self, request: &CommitRequest, before: &Commit) -> RowCounts {
@@ -116,7 +136,7 @@ impl Writer {
             let full =
                 !shows_tail(request, space) && self.has_lanes(space) && asked <= self.sealed(space);
             let rows = if full { asked.next_multiple_of(self.shard_rows()) } else { asked };
-            physical.set(space, rows.max(before.physical_rows.get(space)));
+            physical.set(space, rows.max(before.published_rows().get(space)));
         }
         physical
     }
@@ -125,7 +145,7 @@ impl Writer {
         self.arrays.first().map_or(1, |spec| spec.shard_rows)
     }
 
-    fn has_lanes(&self, space: RowSpace) -> bool {
+    pub(super) fn has_lanes(&self, space: RowSpace) -> bool {
         self.shared.lanes.iter().any(|lane| lane.spec.row_space == space)
     }
 }

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{Shared, State, Writer, WriterOptions, lane::Lane, lock, queue::Queue, stage::Scratch};
+use super::{
+    Shared, State, Writer, WriterOptions, grow::growing_arrays, lane::Lane, lock, orphans,
+    queue::Queue, stage::Scratch,
+};
 use crate::{
     error::{Error, Result},
     store::{
@@ -38,35 +41,18 @@ impl Writer {
         Self::start(path, arrays, first, 1, options, lock)
     }
 
-    /// Goes on from the last numbered commit, with the shards that an interrupted capture published: staging is cleaned, shards beyond the commit are removed.
+    /// Goes on from the last numbered commit, with the shards that an interrupted capture published: staging is
+    /// cleaned, shards beyond the commit are removed. Where arrays are being added, goes on with those.
     ///
     /// # Errors
     /// As `Store::open`, and `Budget`, `Locked`, `Io`.
     pub fn open(path: &Path, options: WriterOptions) -> Result<Self> {
-        read_attributes(path)?;
-        let lock = lock_and_clean(path)?;
-        let latest = commit::latest(path)?;
-        let mut last = latest.numbered;
-        if let Some(interrupted) = latest.interrupted {
-            last.physical_rows = interrupted.physical_rows;
-        }
-        let counters = Arc::new(Counters::default());
-        let mut arrays = Vec::with_capacity(last.arrays.len());
-        for name in last.arrays.keys() {
-            let array = open_array(path, name, &last, &counters)?;
-            array.check_present()?;
-            arrays.push(array.spec().clone());
-        }
-        check_arrays(&arrays)?;
-        for spec in &arrays {
-            remove_orphans(path, spec, last.physical_rows.get(spec.row_space))?;
-        }
-        // Damaged records keep their numbers.
-        let next = commit::numbers(path)?.last().map_or(0, |number| number + 1);
-        Self::start(path, arrays, last, next, options, lock)
+        let found = Existing::look(path)?;
+        let arrays = if found.last.growth.is_some() { found.growing } else { found.stored };
+        Self::start(path, arrays, found.last, found.next, options, found.lock)
     }
 
-    fn start(
+    pub(super) fn start(
         path: &Path,
         arrays: Vec<ArraySpec>,
         last: Commit,
@@ -79,7 +65,7 @@ impl Writer {
         let (mut lanes, mut first_lane) = (Vec::new(), Vec::new());
         for spec in &arrays {
             first_lane.push(lanes.len());
-            let base = last.physical_rows.get(spec.row_space);
+            let base = last.published_rows().get(spec.row_space);
             let keys = spec.layer_keys();
             lanes.extend(keys.into_iter().map(|layer| Lane::new(path, spec, layer, base)));
         }
@@ -106,8 +92,52 @@ impl Writer {
     }
 }
 
+/// A store that a writer goes on with: locked, and rid of what a crash left.
+pub(super) struct Existing {
+    pub(super) lock: File,
+    /// The last numbered commit, with the shards that an interrupted capture published.
+    pub(super) last: Commit,
+    /// The number of the next.
+    pub(super) next: u64,
+    /// The arrays that readers see.
+    pub(super) stored: Vec<ArraySpec>,
+    /// What is being added to them.
+    pub(super) growing: Vec<ArraySpec>,
+}
+
+impl Existing {
+    pub(super) fn look(path: &Path) -> Result<Self> {
+        read_attributes(path)?;
+        let lock = lock_and_clean(path)?;
+        let latest = commit::latest(path)?;
+        let mut last = latest.numbered;
+        if let Some(interrupted) = latest.interrupted {
+            last.set_published_rows(interrupted.published_rows());
+        }
+        let stored = stored_arrays(path, &last)?;
+        let growing = growing_arrays(path, &last)?;
+        orphans::remove(path, &last, &stored, &growing)?;
+        // Damaged records keep their numbers.
+        let next = commit::numbers(path)?.last().map_or(0, |number| number + 1);
+        Ok(Self { lock, last, next, stored, growing })
+    }
+}
+
+/// The arrays that readers of a commit see.
+pub(super) fn stored_arrays(path: &Path, commit: &Commit) -> Result<Vec<ArraySpec>> {
+    let counters = Arc::new(Counters::default());
+    let mut stored = Vec::with_capacity(commit.arrays.len());
+    for name in commit.arrays.keys() {
+        let array = open_array(path, name, commit, &counters)?;
+        array.check_present()?;
+        stored.push(array.spec().clone());
+    }
+    check_arrays(&stored)?;
+    Ok(stored)
+}
+
 /// How the memory budget is divided.
-struct Limits {
+pub(super) struct Limits {
     threads: usize,
     /// Bytes of rows in jobs.
     queue: usize,
@@ -116,7 +146,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn new(arrays: &[ArraySpec], options: WriterOptions) -> Result<Self> {
+    pub(super) fn new(arrays: &[ArraySpec], options: WriterOptions) -> Result<Self> {
         let Some(widest) = arrays.iter().max_by_key(|spec| Scratch::bytes(spec)) else {
             return Ok(Self { threads: 1, queue: 1, job: 1 });
         };
@@ -140,7 +170,7 @@ impl Limits {
 }
 
 /// Checks each array and that they can live in one store.
-fn check_arrays(arrays: &[ArraySpec]) -> Result<()> {
+pub(super) fn check_arrays(arrays: &[ArraySpec]) -> Result<()> {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for spec in arrays {
         spec.check()?;
@@ -158,11 +188,16 @@ fn check_arrays(arrays: &[ArraySpec]) -> Result<()> {
     Ok(())
 }
 
-fn empty_commit(arrays: &[ArraySpec]) -> Commit {
+/// What a record says of arrays.
+pub(super) fn commit_arrays(arrays: &[ArraySpec]) -> BTreeMap<String, CommitArray> {
     let entry = |spec: &ArraySpec| {
         let layers = spec.n_layer.map(|_| spec.layers.clone());
         (spec.path.clone(), CommitArray { layers })
     };
+    arrays.iter().map(entry).collect()
+}
+
+fn empty_commit(arrays: &[ArraySpec]) -> Commit {
     Commit {
         format: FORMAT,
         commit: 0,
@@ -170,13 +205,14 @@ fn empty_commit(arrays: &[ArraySpec]) -> Commit {
         rows: RowCounts::default(),
         physical_rows: RowCounts::default(),
         n_example: 0,
-        arrays: arrays.iter().map(entry).collect(),
+        arrays: commit_arrays(arrays),
+        growth: None,
         tables: BTreeMap::new(),
         resume: serde_json::Value::Null,
     }
 }
 
-fn write_metadata(store: &Path, arrays: &[ArraySpec]) -> Result<()> {
+pub(super) fn write_metadata(store: &Path, arrays: &[ArraySpec]) -> Result<()> {
     let mut groups = BTreeSet::new();
     let mut finished = Vec::new();
     for spec in arrays {
@@ -206,6 +242,9 @@ pub(super) fn array_metadata(
     Ok(array.into_iter().chain(statistics))
 }
 
+/// The folder in `staging` that belongs to whoever goes on with a capture: removed when it is complete.
+const KEPT: &str = "stream";
+
 /// Takes the writer's lock and removes what a crash left: the staging folder's files, which hold nothing that a
 /// commit promises, and files that never got their name.
 fn lock_and_clean(store: &Path) -> Result<File> {
@@ -213,7 +252,7 @@ fn lock_and_clean(store: &Path) -> Result<File> {
     let lock = lock::take(&staging)?;
     remove_unnamed(store)?;
     for path in files::children(&staging)? {
-        if path.file_name().is_some_and(|name| name == "writer.lock") {
+        if path.file_name().is_some_and(|name| name == "writer.lock" || name == KEPT) {
             continue;
         }
         if path.is_dir() {
@@ -239,24 +278,4 @@ fn remove_unnamed(store: &Path) -> Result<()> {
     }
     files::remove_temporary(&store.join("tables/examples"))?;
     files::remove_temporary(&store.join("tables/tokens"))
-}
-
-/// Removes shards, and their statistics, that lie wholly beyond the last commit: a crash left them.
-fn remove_orphans(store: &Path, spec: &ArraySpec, physical_rows: usize) -> Result<()> {
-    let keep = physical_rows.div_ceil(spec.shard_rows);
-    for folder in [store.join(&spec.path), store.join("statistics").join(spec.name())] {
-        let shards = folder.join("c");
-        for path in files::children(&shards)? {
-            let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
-            if number.is_none_or(|shard: usize| shard < keep) {
-                continue;
-            }
-            if path.is_dir() {
-                files::remove_tree(&path)?;
-            } else {
-                files::remove(&path)?;
-            }
-        }
-    }
-    Ok(())
 }

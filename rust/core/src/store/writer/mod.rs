@@ -10,8 +10,10 @@
 mod commit;
 mod create;
 mod cut;
+mod grow;
 mod lane;
 mod lock;
+mod orphans;
 mod progress;
 mod queue;
 mod stage;
@@ -62,9 +64,9 @@ pub struct Run {
 /// What a commit is to say.
 #[derive(Clone, Debug, Default)]
 pub struct CommitRequest {
-    /// Rows that readers shall see, per row space. Never fewer than before.
+    /// Rows that readers shall see, per row space. Never fewer than before. While arrays are added, rows of those.
     pub rows: RowCounts,
-    /// Examples in the tables.
+    /// Examples in the tables; while arrays are added, those whose rows are done.
     pub n_example: u64,
     /// Parquet parts, by table; durable already.
     pub tables: BTreeMap<String, Vec<String>>,
@@ -223,7 +225,10 @@ impl Writer {
     /// The smallest sealed count of the space's lanes; without lanes, what the last commit says.
     fn sealed(&self, space: RowSpace) -> usize {
         let lanes = self.shared.lanes.iter().filter(|lane| lane.spec.row_space == space);
-        lanes.map(Lane::sealed_rows).min().unwrap_or_else(|| self.lock().last.rows.get(space))
+        lanes
+            .map(Lane::sealed_rows)
+            .min()
+            .unwrap_or_else(|| self.lock().last.done_rows().get(space))
     }
 
     fn lane(&self, array: usize, layer: usize) -> Result<(usize, &Lane)> {
