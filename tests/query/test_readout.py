@@ -124,6 +124,14 @@ def test_nearest_rows_are_those_of_a_full_comparison(sql, tiny, metric):
     np.testing.assert_allclose(got[list(got)[-1]], scores[order], **TOLERANCE)
 
 
+def test_rows_are_ranked_by_a_feature(sql, tiny):
+    values = array(tiny, "activations/z")[:, 1].reshape(N_ROW, -1)[:, 18]
+    query = f"FROM residuum_nearest('{tiny.path}', 'z', 1, feature := 18, k := 6)"
+    got = sql.execute(query).fetchnumpy()
+    np.testing.assert_array_equal(got["row"], np.argsort(-values, kind="stable")[:6])
+    np.testing.assert_array_equal(got["similarity"], values[got["row"]].astype(np.float32))
+
+
 @pytest.mark.parametrize("cast", ["", "::FLOAT[9]", "::DOUBLE[]"])
 def test_nearest_takes_a_vector_of_any_type(sql, tiny, cast):
     vector = tiny.arrays["activations/pooled"][3].tolist()

@@ -117,14 +117,27 @@ Fetch = Callable[[torch.Tensor], Fetched]
 """Starts to copy a tensor from a device to the host."""
 
 
-def fetch_from_cuda(tensor: torch.Tensor) -> Fetched:
-    """Copy into pinned memory while the GPU goes on."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    with torch.cuda.device(tensor.device):
-        host.copy_(tensor, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-    return Fetched(host, copied.synchronize)
+class CudaFetch:
+    """Copies into pinned memory on a stream of its own, while the model goes on.
+
+    Pinned buffers come from torch's pool, which hands them out again once they were written.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Copy from `device`."""
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, tensor: torch.Tensor) -> Fetched:
+        """Start to copy; nobody may change the tensor afterwards."""
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            host.copy_(tensor, non_blocking=True)
+            copied = self._stream.record_event()
+        # The model's stream must not hand out this memory anew before it was copied.
+        tensor.record_stream(self._stream)
+        return Fetched(host, copied.synchronize)
 
 
 def fetch_at_once(tensor: torch.Tensor) -> Fetched:
@@ -136,7 +149,7 @@ def fetch_of(device: torch.device) -> Fetch | None:
     """How rows come from a device; None on the CPU, where they are there already."""
     if device.type == "cpu":
         return None
-    return fetch_from_cuda if device.type == "cuda" else fetch_at_once
+    return CudaFetch(device) if device.type == "cuda" else fetch_at_once
 
 
 @dataclass(frozen=True)
@@ -237,7 +250,9 @@ class BatchSink:
         if on_host and tensor.dtype in _ROUNDED_BY_WRITER:
             dtype = tensor.dtype
         if site.row_space is RowSpace.EXAMPLE:
-            self._send(site, layer, tensor.to(dtype).contiguous(), rows.pooled)
+            # What is fetched must last until it is: the model may reuse its memory.
+            pooled = tensor.to(dtype, copy=not on_host)
+            self._send(site, layer, pooled.contiguous(), rows.pooled)
             return
         if "key" in site.axes and (sink.stored_keys or tensor.shape[-1] != sink.n_key):
             packed = self._with_keys(tensor[self._stored(tensor.device)]).to(dtype)

@@ -35,7 +35,7 @@ TABLE_MACROS = (
     TableMacro("activations", ("site",), ("layers", "heads", "rows", "direction")),
     TableMacro("head_logits", (), ("tokens", "layers", "rows")),
     TableMacro("logit_lens", (), ("layers", "k", "rows")),
-    TableMacro("nearest", ("site", "layer"), ("of", "to", "k", "metric")),
+    TableMacro("nearest", ("site", "layer"), ("of", "to", "feature", "k", "metric")),
 )
 
 

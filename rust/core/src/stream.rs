@@ -1,7 +1,8 @@
 //! Runs kernels over the rows of a store within a memory budget: the only place both meet.
 //!
 //! ```text
-//! for_each_block ── one layer of a site, block after block, f32 ──▶ moments, knn, cluster
+//! for_each_block ── one layer of a site, block after block, f32 ──▶ moments, cluster
+//! chunk statistics ── which chunks can hold a nearest row ──▶ knn
 //! Readout, residual ── how a store goes from stream to logits ──▶ lens, head_logits
 //! ```
 //!
@@ -9,17 +10,18 @@
 
 mod heads;
 mod lens;
+mod nearest;
 mod readout;
 
 use std::ops::Range;
 
 pub use self::heads::{HeadLogits, head_logits};
 pub use self::lens::{LensBlock, lens};
+pub use self::nearest::knn;
 pub use self::readout::{Readout, Residual, final_residual, residual};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kernels::kmeans::{Kmeans, KmeansOptions, assign, kmeans};
-use crate::kernels::knn::{KnnAccumulator, Metric, Neighbours};
 use crate::kernels::moments::Moments;
 use crate::store::array::SiteArray;
 
@@ -87,25 +89,6 @@ pub fn moments(
     let mut moments = Moments::new(site.spec().row_len(), covariance);
     for_each_block(site, layer, rows, budget, |_, block| moments.push(block))?;
     Ok(moments)
-}
-
-/// The `k` rows of one layer nearest to each of `queries [query, row_len]`.
-///
-/// # Errors
-/// As [`for_each_block`] and [`KnnAccumulator::new`].
-pub fn knn(
-    site: &SiteArray,
-    layer: usize,
-    queries: &[f32],
-    metric: Metric,
-    k: usize,
-    budget: usize,
-) -> Result<Neighbours> {
-    let mut nearest = KnnAccumulator::new(queries, site.spec().row_len(), metric, k)?;
-    for_each_block(site, layer, 0..site.n_row(), budget, |row, block| {
-        nearest.push(block, row as u64)
-    })?;
-    Ok(nearest.finish())
 }
 
 /// Clusters the rows of one layer.

@@ -1,7 +1,8 @@
 //! `residuum_nearest(store, site, layer, of := …)`: the rows of a site most like a row or a vector.
 //!
-//! Exact: every row is compared, the row that is asked about too. Rows with several heads are compared
-//! whole. `"to"` is the same as `of`, which needs no quotes: TO is a word of SQL.
+//! Exact: every row counts, the row that is asked about too. Rows with several heads are compared whole.
+//! `"to"` is the same as `of`, which needs no quotes: TO is a word of SQL. `feature := i` instead ranks rows by
+//! their value of one feature. Chunks that cannot hold a nearest row are not read.
 
 use std::sync::Arc;
 
@@ -66,6 +67,7 @@ impl TableFunction for Nearest {
     const NAMED: &'static [(&'static str, SqlType)] = &[
         ("of", SqlType::Any),
         ("to", SqlType::Any),
+        ("feature", SqlType::BigInt),
         ("k", SqlType::BigInt),
         ("metric", SqlType::Varchar),
     ];
@@ -77,11 +79,10 @@ impl TableFunction for Nearest {
         let site = Arc::clone(store.site(&arguments.text(1, "site")?)?);
         let layout = Layout::of(site.spec());
         let layer = layer(arguments.integer(2), &site)?;
-        let to = to(arguments, &site, &layout)?;
+        let (to, metric) = asked(arguments, &site, &layout)?;
         let k = arguments.option("k").map_or(DEFAULT_K, |value| value.integer());
         let k = usize::try_from(k).ok().filter(|&k| k > 0);
         let k = k.ok_or_else(|| Failure::new("`k` must be at least 1"))?.min(site.n_row());
-        let metric = metric(arguments)?;
         let contents = [
             Some(Content::Row),
             layer.map(|_| Content::Layer),
@@ -178,9 +179,25 @@ fn score_name(metric: Metric) -> &'static str {
     }
 }
 
-fn metric(arguments: &Arguments) -> Result<Metric> {
-    let name = arguments.option("metric").map_or_else(|| "cosine".into(), |value| value.text());
-    Ok(Metric::parse(&name)?)
+/// What rows are compared with, and how. A feature is the inner product with its unit vector.
+fn asked(arguments: &Arguments, site: &SiteArray, layout: &Layout) -> Result<(To, Metric)> {
+    let metric =
+        arguments.option("metric").map(|value| Metric::parse(&value.text())).transpose()?;
+    let Some(feature) = arguments.option("feature").map(|value| value.integer()) else {
+        return Ok((to(arguments, site, layout)?, metric.unwrap_or(Metric::Cosine)));
+    };
+    if arguments.option("of").is_some() || arguments.option("to").is_some() {
+        return Err(Failure::new("`of` and `feature` exclude each other"));
+    }
+    if metric.is_some_and(|metric| metric != Metric::Dot) {
+        return Err(Failure::new("rows are ranked by the value of `feature`: leave `metric` out"));
+    }
+    let mut unit = vec![0.0; layout.row_len()];
+    match usize::try_from(feature).ok().and_then(|at| unit.get_mut(at)) {
+        Some(one) => *one = 1.0,
+        None => return Err(beyond("feature", feature, site.name(), layout.row_len())),
+    }
+    Ok((To::Vector(unit), Metric::Dot))
 }
 
 fn layer(asked: Option<i64>, site: &SiteArray) -> Result<Option<usize>> {
@@ -207,7 +224,10 @@ fn layer(asked: Option<i64>, site: &SiteArray) -> Result<Option<usize>> {
 
 fn to(arguments: &Arguments, site: &SiteArray, layout: &Layout) -> Result<To> {
     let value = arguments.option("of").or_else(|| arguments.option("to")).ok_or_else(|| {
-        Failure::new("residuum_nearest needs `of`: a row number, or a vector such as [0.1, 0.2]")
+        Failure::new(
+            "residuum_nearest needs `of`, a row number or a vector such as [0.1, 0.2], or `feature`, \
+             a number",
+        )
     })?;
     let vector = match value.kind() {
         Kind::Integer => {

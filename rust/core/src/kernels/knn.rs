@@ -97,6 +97,18 @@ impl KnnAccumulator {
     /// # Errors
     /// If `rows` does not divide into rows of `d`.
     pub fn push(&mut self, rows: &[f32], first_row: u64) -> Result<()> {
+        self.push_numbered(rows, |at| first_row + at as u64)
+    }
+
+    /// Takes in rows as `push` does; `number` gives the number of the row at each place.
+    ///
+    /// # Errors
+    /// As `push`.
+    pub fn push_numbered(
+        &mut self,
+        rows: &[f32],
+        number: impl Fn(usize) -> u64 + Sync,
+    ) -> Result<()> {
         let n_row = rows_of("rows", rows.len(), self.d)?;
         self.seen += n_row as u64;
         if n_row == 0 || self.k == 0 {
@@ -107,7 +119,8 @@ impl KnnAccumulator {
             .par_chunks(ROW_BLOCK * self.d)
             .enumerate()
             .try_fold(empty, |mut lists, (block, rows)| {
-                self.scan(rows, first_row + (block * ROW_BLOCK) as u64, &mut lists)?;
+                let number = |at| number(block * ROW_BLOCK + at);
+                self.scan(rows, &number, &mut lists)?;
                 Ok::<Lists, Error>(lists)
             })
             .try_reduce(empty, |mut all, part| {
@@ -134,6 +147,30 @@ impl KnnAccumulator {
         Ok(())
     }
 
+    /// Counts rows that were left out because none of them can be among the nearest.
+    pub fn pass_over(&mut self, n_row: usize) {
+        self.seen += n_row as u64;
+    }
+
+    /// Queries that are answered.
+    pub fn n_query(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// The key that a row must reach to be of use to the first query, larger being nearer.
+    pub(crate) fn worst_key(&self) -> f64 {
+        self.worst(0, &[])
+    }
+
+    /// A key that no row between `least` and `most`, feature by feature, exceeds for the first query.
+    ///
+    /// Bounds that are NaN say that every row has a value that is not finite: then none is ever found.
+    pub(crate) fn best_key_within(&self, least: &[f32], most: &[f32]) -> f64 {
+        let q = &self.queries[..self.d];
+        let best = best_within(self.metric, q, least, most);
+        if self.metric == Metric::Cosine { best / self.lengths[0] } else { best }
+    }
+
     /// The result.
     pub fn finish(self) -> Neighbours {
         let k = self.k.min(usize::try_from(self.seen).unwrap_or(usize::MAX));
@@ -151,7 +188,7 @@ impl KnnAccumulator {
     }
 
     /// Finds candidates among one block of rows for all queries.
-    fn scan(&self, rows: &[f32], first_row: u64, lists: &mut Lists) -> Result<()> {
+    fn scan(&self, rows: &[f32], number: &dyn Fn(usize) -> u64, lists: &mut Lists) -> Result<()> {
         let lengths: Vec<f64> = rows.chunks_exact(self.d).map(length).collect();
         let n_row = lengths.len();
         let rows_t = MatRef::transposed(rows, self.d, n_row)?;
@@ -162,7 +199,7 @@ impl KnnAccumulator {
             let mut out = MatMut { data: &mut dots, rows: n, cols: n_row, row_stride: n_row };
             product(queries, rows_t, &mut out);
             for (query, dots) in (start..start + n).zip(dots.chunks_exact(n_row)) {
-                let block = Rows { values: rows, lengths: &lengths, dots, first_row };
+                let block = Rows { values: rows, lengths: &lengths, dots, number };
                 self.scan_query(query, &block, &mut lists[query]);
             }
         }
@@ -177,7 +214,7 @@ impl KnnAccumulator {
             }
             let row = &block.values[at * self.d..][..self.d];
             let key = self.key(query, row, length);
-            if key.is_finite() && insert(list, (key, block.first_row + at as u64), self.k) {
+            if key.is_finite() && insert(list, (key, (block.number)(at)), self.k) {
                 bound = self.bound(query, self.worst(query, list));
             }
         }
@@ -218,7 +255,7 @@ struct Rows<'a> {
     values: &'a [f32],
     lengths: &'a [f64],
     dots: &'a [f32],
-    first_row: u64,
+    number: &'a dyn Fn(usize) -> u64,
 }
 
 /// A row of length `r` matters only if its product with the query reaches
@@ -239,6 +276,53 @@ impl Bound {
 /// Euclidean length; f32 squares cannot overflow f64.
 fn length(row: &[f32]) -> f64 {
     vector::widest(|| vector::sum_by(row, |value| value * value)).sqrt()
+}
+
+/// The largest key of any point of a box, or a bit more: for the cosine, times the query's length.
+fn best_within(metric: Metric, query: &[f32], least: &[f32], most: &[f32]) -> f64 {
+    let mut sum = Interval::default();
+    for ((&q, &low), &high) in query.iter().zip(least).zip(most) {
+        if low.is_nan() || high.is_nan() {
+            return f64::NEG_INFINITY;
+        }
+        sum.add(f64::from(q), f64::from(low), f64::from(high));
+    }
+    // Keys are rounded sums of as many terms as there are features.
+    let slack = query.len() as f64 * f64::EPSILON;
+    match metric {
+        Metric::Dot => sum.dot + slack * sum.dot_size,
+        Metric::L2 => -sum.distance * (1.0 - slack),
+        Metric::Cosine => {
+            let dot = sum.dot + slack * sum.dot_size;
+            // A positive product weighs most in the shortest row, a negative one least in the longest.
+            let length = if dot > 0.0 { sum.shortest } else { sum.longest }.sqrt();
+            if length > 0.0 { dot / length * (1.0 + dot.signum() * slack) } else { f64::INFINITY }
+        }
+    }
+}
+
+/// Sums over the features of a box.
+#[derive(Default)]
+struct Interval {
+    /// Largest product with the query, and the size of its terms.
+    dot: f64,
+    dot_size: f64,
+    /// Least squared distance to the query.
+    distance: f64,
+    /// Least and largest squared length.
+    shortest: f64,
+    longest: f64,
+}
+
+impl Interval {
+    fn add(&mut self, q: f64, low: f64, high: f64) {
+        let product = (q * low).max(q * high);
+        self.dot += product;
+        self.dot_size += product.abs();
+        self.distance += (low - q).max(q - high).max(0.0).powi(2);
+        self.shortest += low.max(-high).max(0.0).powi(2);
+        self.longest += low.abs().max(high.abs()).powi(2);
+    }
 }
 
 /// Better first; equal keys by lower row. Keys are never NaN.

@@ -4,7 +4,12 @@
 //! each chunk is visited once whatever the order asked for; each fills cells of its own in the output, so that
 //! chunks are read in parallel.
 
-use std::{fmt, ops::Range, path::Path, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rayon::prelude::*;
 
@@ -15,6 +20,7 @@ use super::{
     read::Read,
     shards::Shards,
     spec::{ArraySpec, Codec},
+    statistics::Statistics,
 };
 use crate::error::{Error, Result};
 
@@ -49,6 +55,7 @@ pub struct SiteArray {
     physical_rows: usize,
     counters: Arc<Counters>,
     shards: Shards,
+    store: PathBuf,
 }
 
 impl fmt::Debug for SiteArray {
@@ -80,6 +87,7 @@ impl SiteArray {
             n_row,
             physical_rows,
             counters: Arc::clone(counters),
+            store: store.to_owned(),
         })
     }
 
@@ -106,6 +114,15 @@ impl SiteArray {
     /// Rows in published shards, visible or not.
     pub(crate) fn physical_rows(&self) -> usize {
         self.physical_rows
+    }
+
+    /// The per-chunk statistics; `None` where the array keeps none, or the store came without them.
+    pub fn statistics(&self) -> Option<Statistics> {
+        let kept = || {
+            let spec = Arc::new(self.spec.clone());
+            Statistics::new(&self.store, spec, self.physical_rows, &self.counters)
+        };
+        self.spec.statistics.then(kept).filter(Statistics::exist)
     }
 
     /// Looks for the last shard of every captured layer, so that a store without its data does not open.

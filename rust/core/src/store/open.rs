@@ -134,16 +134,7 @@ impl Store {
     /// # Errors
     /// As `site`.
     pub fn statistics(&self, site: &str) -> Result<Option<Statistics>> {
-        let array = self.site(site)?;
-        let spec = array.spec();
-        Ok(spec.statistics.then(|| {
-            Statistics::new(
-                &self.path,
-                Arc::new(spec.clone()),
-                array.physical_rows(),
-                &self.counters,
-            )
-        }))
+        Ok(self.site(site)?.statistics())
     }
 
     /// The readout weights, tensor by tensor.

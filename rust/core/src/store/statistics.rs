@@ -220,6 +220,11 @@ impl Statistics {
         Self { folder, spec, physical_rows, counters: Arc::clone(counters) }
     }
 
+    /// Whether the store has them: other tools may write stores without.
+    pub(crate) fn exist(&self) -> bool {
+        self.folder.is_dir()
+    }
+
     /// Rows per chunk.
     pub fn chunk_rows(&self) -> usize {
         self.spec.chunk_rows
