@@ -141,3 +141,21 @@ def test_keys_that_select_nothing_are_refused(kept, key, error, message):
     with pytest.raises(error, match=message) as caught:
         Store(kept.path)["z"][key]
     assert isinstance(caught.value, IndexError)
+
+
+@pytest.mark.parametrize("site", ["z", "resid_post", "embed"])
+def test_an_array_of_numbers_reads_what_a_list_does(store, site):
+    layer = 2 if store[site].has_layers else None
+    for rows in ([5, 0, 30, 5], [], [3, -1], [-37]):
+        found = store[site].read(np.array(rows, np.int64), layer)
+        np.testing.assert_array_equal(found, store[site].read(rows, layer))
+    for row in (37, -38):
+        with pytest.raises(SelectionError, match=f"{row} is out of range"):
+            store[site].read(np.array([0, row]), layer)
+
+
+def test_a_layer_counted_from_the_end_is_that_layer(store):
+    rows = np.array([4, 1])
+    np.testing.assert_array_equal(store["z"].read(rows, -1), store["z"].read(rows, 2))
+    with pytest.raises(SiteError, match="layer 1"):
+        store["mlp_out"].read(rows, 1)

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use numpy::IntoPyArray;
+use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::{prelude::*, types::PyDict};
 use residuum_core::{Element, Rows, SiteArray as CoreArray, Store as CoreStore};
 
@@ -157,6 +157,28 @@ impl SiteArray {
         self.core.spec().shard_rows
     }
 
+    /// Fills `out` with rows of one layer, `[rows, ...]`; false, and nothing done, for a row or layer that is not
+    /// there or that is counted from the end.
+    fn read_rows(
+        &self,
+        py: Python<'_>,
+        out: Target<'_>,
+        rows: PyReadonlyArray1<'_, i64>,
+        layer: i64,
+    ) -> PyResult<bool> {
+        let Some(rows) = numbers(rows.as_array().iter(), self.core.n_row()) else {
+            return Ok(false);
+        };
+        match usize::try_from(layer) {
+            Ok(layer) if self.core.spec().layers.binary_search(&layer).is_ok() => {
+                let places = Places { layers: &[layer], heads: None, verify: false };
+                self.fill_any(py, out, Rows::Index(&rows), &places)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Fills `out` with `[rows, layers, heads, ...]` in the order asked.
     #[pyo3(signature = (out, rows, layers, heads, verify=false))]
     fn read_into(
@@ -169,20 +191,15 @@ impl SiteArray {
         verify: bool,
     ) -> PyResult<()> {
         let selected = self::rows(py, rows.as_ref())?;
-        let wrong = |_| argument(py, "the array to fill is not C-contiguous");
         let places = Places { layers: &layers, heads: heads.as_deref(), verify };
-        match out {
-            Target::F32(mut x) => {
-                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
-            }
-            Target::U16(mut x) => {
-                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
-            }
-            Target::I32(mut x) => {
-                self.fill(py, selected, &places, x.as_slice_mut().map_err(wrong)?)
-            }
-        }
+        self.fill_any(py, out, selected, &places)
     }
+}
+
+/// Row numbers as the core takes them; `None` where one is below zero, or not below `n_row`.
+fn numbers<'a>(rows: impl Iterator<Item = &'a i64>, n_row: usize) -> Option<Vec<u64>> {
+    let within = |row: &i64| u64::try_from(*row).ok().filter(|row| *row < n_row as u64);
+    rows.map(within).collect()
 }
 
 /// What is read of each row, and how.
@@ -196,6 +213,21 @@ impl SiteArray {
     /// The core's array, for kernels that stream it.
     pub(crate) fn core(&self) -> &CoreArray {
         &self.core
+    }
+
+    fn fill_any(
+        &self,
+        py: Python<'_>,
+        out: Target<'_>,
+        rows: Rows<'_>,
+        places: &Places<'_>,
+    ) -> PyResult<()> {
+        let wrong = |_| argument(py, "the array to fill is not C-contiguous");
+        match out {
+            Target::F32(mut x) => self.fill(py, rows, places, x.as_slice_mut().map_err(wrong)?),
+            Target::U16(mut x) => self.fill(py, rows, places, x.as_slice_mut().map_err(wrong)?),
+            Target::I32(mut x) => self.fill(py, rows, places, x.as_slice_mut().map_err(wrong)?),
+        }
     }
 
     fn fill<T: Element>(

@@ -237,7 +237,7 @@ impl SiteArray {
             let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
             layer_keys.iter().try_for_each(|&layer| {
                 let id = (at(chunks[0] / per_shard), layer);
-                let open = self.shards.open(&self.spec, id, self.n_row, &self.counters)?;
+                let open = self.shards.open(&self.spec, id, self.n_row, false, &self.counters)?;
                 chunks.iter().for_each(|&chunk| open.warm(at(chunk % per_shard)));
                 Ok(())
             })

@@ -44,7 +44,9 @@ impl<T: Element> Read<'_, '_, T> {
     /// Reads the runs of one shard number, in all layers.
     fn shard(&self, runs: &[Run]) -> Result<()> {
         let number = runs[0].row / self.spec.shard_rows;
-        let open = |&layer| self.shards.open(self.spec, (number, layer), self.n_row, self.counters);
+        let open = |&layer| {
+            self.shards.open(self.spec, (number, layer), self.n_row, self.alone, self.counters)
+        };
         let shards = self.layers.iter().map(open).collect::<Result<Vec<_>>>()?;
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&[Run]> =
@@ -54,10 +56,13 @@ impl<T: Element> Read<'_, '_, T> {
 
     /// Reads the runs of one chunk number, in all layers.
     fn chunk(&self, shards: &[Arc<OpenShard>], runs: &[Run]) -> Result<()> {
+        let wanted = Wanted { columns: self.columns, runs, cells: self.cells };
+        if let [shard] = shards {
+            return chunk::read(&self.source(shard, runs)?, &wanted, 0);
+        }
         let sources: Vec<Source<'_>> =
             shards.iter().map(|shard| self.source(shard, runs)).collect::<Result<_>>()?;
-        let wanted = Wanted { columns: self.columns, runs, cells: self.cells };
-        if sources.len() > 1 && chunk::read_across(&sources, &wanted)? {
+        if chunk::read_across(&sources, &wanted)? {
             return Ok(());
         }
         let places: Vec<usize> = (0..sources.len()).collect();

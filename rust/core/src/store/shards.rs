@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     counters::Counters,
-    index::{ShardIndex, index_bytes, index_start},
+    index::{CRC, ShardIndex, index_bytes, index_start},
     map::Map,
     spec::ArraySpec,
 };
@@ -41,6 +41,7 @@ pub(crate) struct OpenShard {
     pub(crate) index: ShardIndex,
     pub(crate) map: Map,
     identity: (u64, u64, i64, i64),
+    end: [u8; CRC],
     chunks: Vec<AtomicU8>,
 }
 
@@ -50,6 +51,14 @@ const WARM: u8 = 1;
 const CHECKED: u8 = 2;
 
 impl OpenShard {
+    /// Whether the file still reaches to its end. Behind a cut the last page of a map reads as zeros without any
+    /// signal, the pages after it do not; so the file's last bytes, a checksum, tell either way.
+    fn has_its_end(&self) -> bool {
+        let end = self.map.len() - CRC..self.map.len();
+        let is_same = self.map.mapped(end).is_ok_and(|end| end == self.end);
+        is_same && self.map.check().is_ok()
+    }
+
     /// Brings a chunk into memory as a whole, if that was not done since the shard was opened.
     pub(crate) fn warm(&self, chunk: usize) {
         let is_cold = self.chunks[chunk].fetch_or(WARM, Relaxed) & WARM == 0;
@@ -80,19 +89,22 @@ impl Shards {
     }
 
     /// The shard, as it was opened before, or from its file; `n_row` are the visible rows of the array.
+    ///
+    /// Whether the file is still the same is looked up each time, or, at a `glance`, only whether it is whole:
+    /// that needs no call to the system, which takes longer than the copy of a few rows.
     pub(crate) fn open(
         &self,
         spec: &ArraySpec,
         id: ShardId,
         n_row: usize,
+        glance: bool,
         counters: &Counters,
     ) -> Result<Arc<OpenShard>> {
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().get(&id).map(Arc::clone);
-        // Looked at every time: behind a cut the last page of a map reads as zeros, without any signal.
-        if let Some(open) = known
-            && is_still(&open.path, open.identity)
-        {
+        let is_good =
+            |open: &OpenShard| glance && open.has_its_end() || is_still(&open.path, open.identity);
+        if let Some(open) = known.filter(|open| is_good(open)) {
             return Ok(open);
         }
         let open = Arc::new(map_shard(spec, self.path(spec, id), n_row)?);
@@ -120,9 +132,13 @@ fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard>
     let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
     let map = Map::new(file, &path, length);
     let tail = length - index_bytes(spec)..length;
-    let index = map.read(tail, |bytes| ShardIndex::parse(spec, &path, start, bytes))??;
+    let mut end = [0; CRC];
+    let index = map.read(tail, |bytes| {
+        end.copy_from_slice(&bytes[bytes.len() - CRC..]);
+        ShardIndex::parse(spec, &path, start, bytes)
+    })??;
     let chunks = std::iter::repeat_with(AtomicU8::default).take(spec.shard_chunks()).collect();
-    Ok(OpenShard { identity: identity(&meta), path, index, map, chunks })
+    Ok(OpenShard { identity: identity(&meta), path, index, map, end, chunks })
 }
 
 /// What tells a file from the one that took its place.

@@ -58,6 +58,11 @@ impl Map {
         Self { path: path.to_owned(), len, bytes }
     }
 
+    /// Bytes of the file when it was opened.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Calls `work` with some of the bytes. If the file was cut short they may be nonsense: then this fails,
     /// whatever `work` said.
     pub(crate) fn read<R>(&self, range: Range<usize>, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
