@@ -63,7 +63,7 @@ class MemoryWriter:
     def nonfinite(self):
         return []
 
-    def commit(self, *, n_example=None, complete=False, interrupted=False, resume):  # noqa: ARG002
+    def commit(self, *, n_example=None, complete=False, interrupted=False, **_kept):
         n = self.n_within() if n_example is None else n_example
         rows = self.pending.end(n)["token"]
         tables = self.pending.take(n)

@@ -33,7 +33,11 @@ def test_sites_are_parsed_and_ordered():
     [
         ({"sites": ["resid_postt"]}, SiteError, "resid_postt.*resid_post"),
         ({"sites": []}, InputError, "no site"),
-        ({"schedule": "layerwise"}, CaptureError, "'layerwise' is not available"),
+        (
+            {"schedule": "sideways"},
+            CaptureError,
+            "no schedule 'sideways': choose forward, layerwise",
+        ),
         ({"dtype": "int8"}, InputError, "float32, float16, bfloat16"),
         ({"codec": "lz4"}, InputError, "none, zstd"),
         ({"batch_tokens": 0}, InputError, "batch_tokens 0"),

@@ -306,7 +306,7 @@ def test_sql_errors_are_duckdbs_own(run, query, says):
     [
         ["capture"],
         ["capture", "model", "in.txt", "-o", "x"],
-        ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--schedule", "layerwise"],
+        ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--schedule", "sideways"],
         ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--dtype", "int8"],
         ["nothing"],
         ["sql", "run", "SELECT 1", "--format", "xml"],

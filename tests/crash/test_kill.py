@@ -33,18 +33,24 @@ import json, os, sys, time, traceback
 import torch
 import residuum
 from residuum.capture import run as _
+from residuum.capture.layerwise.stage_pass import StageTracer
 from residuum.capture.tracer import Tracer
 
 torch.set_num_threads(1)
-run = Tracer.run
+
+def slow(kind, pause):
+    run = kind.run
+    def slowly(self, batch, sink):
+        time.sleep(pause)
+        run(self, batch, sink)
+    kind.run = slowly
+
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
     if child == 0:
-        def slowly(self, batch, sink):
-            time.sleep(order["pause"])
-            run(self, batch, sink)
-        Tracer.run = slowly
+        slow(Tracer, order["pause"])
+        slow(StageTracer, order["pause"])
         try:
             residuum.capture(order["model"], order["inputs"], order["out"], **order["settings"])
         except BaseException:
@@ -281,6 +287,56 @@ def test_killed_again_and_again_while_it_grows(
         residuum.capture(gpt2_folder, inputs, out, **settings | LATER, append=True)
     finish(gpt2_folder, inputs, out, settings | LATER)
     assert_same(out, grown / "after")
+
+
+LAYERWISE = {"schedule": "layerwise", "sites": ["resid_post", "z"], "layers": [0, 2]}
+
+
+@pytest.fixture(scope="module")
+def by_layer(gpt2_folder, inputs, settings, tmp_path_factory):
+    """An uninterrupted capture by the schedule layerwise."""
+    out = tmp_path_factory.mktemp("by_layer") / "run"
+    residuum.capture(gpt2_folder, inputs, out, **settings | LAYERWISE)
+    return out
+
+
+def arrays(path):
+    """Bytes of everything but the commits, whose number tells how often a layer was begun."""
+    return {name: data for name, data in tree(path).items() if not name.startswith("commits")}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_killed_in_the_middle_of_a_layer_and_resumed(
+    gpt2_folder, inputs, settings, by_layer, start, tmp_path, stage
+):
+    out = tmp_path / "run"
+    child = start(out, **LAYERWISE)
+    part = out / f"staging/stream/{stage}.part" if stage else out / "staging/stream/0.bin"
+    wait_for(lambda: part.exists())
+    time.sleep(0.2)
+    assert child.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    store = residuum.open(out)
+    assert store.n_example == 120
+    assert not store.complete
+    assert residuum.store.verify(out).ok
+    finish(gpt2_folder, inputs, out, settings | LAYERWISE)
+    assert arrays(out) == arrays(by_layer)
+    assert residuum.store.verify(out).ok
+
+
+def test_a_layerwise_capture_killed_again_and_again(
+    gpt2_folder, inputs, settings, by_layer, start, tmp_path
+):
+    out = tmp_path / "run"
+    dice = random.Random(3)
+    for _ in range(6):
+        child = start(out, pause=0.01, resume=True, **LAYERWISE)
+        time.sleep(dice.uniform(0.1, 1.2))
+        child.end(dice.choice([signal.SIGKILL, signal.SIGINT]))
+        if out.exists():
+            assert residuum.store.verify(out).ok
+    finish(gpt2_folder, inputs, out, settings | LAYERWISE)
+    assert arrays(out) == arrays(by_layer)
 
 
 @pytest.mark.slow

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from residuum.capture.job import Job
 
 
-def create(job: Job) -> None:
+def create(job: Job, *, empty: bool = False) -> None:
     """Make the job's store with its arrays, weights and first, empty commit.
 
-    The folder appears in one step: whoever sees it can open it.
+    With `empty` arrays and readout weights come later. The folder appears in one step: whoever
+    sees it can open it.
 
     Raises:
         StoreError: it cannot be written.
     """
     draft = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.draft")
     try:
-        _fill(job, draft)
+        _fill(job, draft, empty=empty)
         draft.rename(job.path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -38,20 +39,21 @@ def discard(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _fill(job: Job, path: Path) -> None:
+def _fill(job: Job, path: Path, *, empty: bool) -> None:
     cut = job.settings
     writer = StoreWriter.create(
         path,
         model=job.loaded.facts,
         capture=job.facts,
-        arrays=job.arrays(),
+        arrays=[] if empty else job.arrays(),
         target=job.vocabulary is not None and job.layout.token_rows,
         shard_rows=cut.shard_rows,
         chunk_rows=cut.chunk_rows,
         codec=cut.codec,
     )
     with writer:
-        weights = readout(job.loaded.model, job.loaded.adapter).weights
-        writer.write_weights({name: host_array(tensor) for name, tensor in weights.items()})
+        if not empty:
+            weights = readout(job.loaded.model, job.loaded.adapter).weights
+            writer.write_weights({name: host_array(tensor) for name, tensor in weights.items()})
         if job.vocabulary is not None:
             writer.write_vocabulary(job.vocabulary)

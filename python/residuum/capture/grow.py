@@ -12,9 +12,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from residuum.capture import provenance
-from residuum.capture.plan import Planner, repeat_key
+from residuum.capture.plan import repeat_key
 from residuum.capture.session import Start
-from residuum.capture.sit import note_resume, sit
+from residuum.capture.sit import note_resume, planner, sit
 from residuum.capture.stored import Stored
 from residuum.errors import InputError
 from residuum.store import StoreWriter
@@ -61,9 +61,9 @@ def go_on(job: Job, stored: Stored, *, show: bool | None) -> None:
     start = Start(token_rows=rows["token"], example_rows=rows["example"])
     record = stored.store.resume
     try:
-        sit(job, record, start, show=show)
+        sit(job, record, start, tracer=job.tracer, show=show)
     except Exception as error:
-        if _n_done(Stored.read(job.path)) == 0:
+        if n_done(Stored.read(job.path)) == 0:
             with StoreWriter.open(job.path) as writer:
                 writer.abandon({**record, "grown": stored.grown[:-1]})
         else:
@@ -71,7 +71,8 @@ def go_on(job: Job, stored: Stored, *, show: bool | None) -> None:
         raise
 
 
-def _n_done(stored: Stored) -> int:
+def n_done(stored: Stored) -> int:
+    """Examples of which a store has what it is being added."""
     return int((stored.store.growth or {"n_example": 0})["n_example"])
 
 
@@ -90,6 +91,15 @@ def check(job: Job, stored: Stored) -> None:
                 "it into a store of its own."
             )
             raise InputError(message)
+    check_inputs(job, stored)
+
+
+def check_inputs(job: Job, stored: Stored) -> None:
+    """Check that the job's inputs are those of a store.
+
+    Raises:
+        InputError: they are not.
+    """
     problem = unlike(job, stored)
     if problem is not None:
         message = (
@@ -122,8 +132,7 @@ def unlike(job: Job, stored: Stored) -> str | None:
 
 
 def _placed(job: Job) -> Iterator[Placed]:
-    planner = Planner(job.settings.batch_tokens, marked=job.settings.positions.column is not None)
-    return chain.from_iterable(group.placed for group in planner.groups(job.source))
+    return chain.from_iterable(group.placed for group in planner(job).groups(job.source))
 
 
 def _place(one: Placed, there: tuple[int, int] | None) -> tuple[int, int]:

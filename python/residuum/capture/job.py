@@ -19,7 +19,7 @@ from residuum.sites import RowSpace, Site
 from residuum.store.plan import ArrayPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import PIL.Image
@@ -112,13 +112,17 @@ class Job:
                 inputs,
                 layers=tracer.layers,
                 dtype=dtype,
-                device=str(_device(loaded)),
+                device=str(loaded.device),
             ),
         )
 
-    def arrays(self, key_width: int | None = None) -> list[ArrayPlan]:
-        """The plans of the arrays; `key_width` is that of a store which has one already."""
-        shapes = self.shapes if key_width is None else self.tracer.shapes(key_width)
+    def arrays(self, key_width: int | None = None, wanted: Wanted | None = None) -> list[ArrayPlan]:
+        """The plans of the arrays of what is captured, or of a part of it.
+
+        `key_width` is that of a store which has one already.
+        """
+        tracer = self.tracer if wanted is None else self.tracer.part(wanted.layers)
+        shapes = tracer.shapes(self.n_key if key_width is None else key_width)
         return [
             ArrayPlan(site, shape.n_layer, shape.layers, shape.inner, self.dtypes[site])
             for site, shape in shapes.items()
@@ -132,7 +136,12 @@ class Job:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return _device(self.loaded)
+        return self.loaded.device
+
+    @property
+    def prepare_images(self) -> Callable[[Sequence[PIL.Image.Image]], list[torch.Tensor]] | None:
+        """What makes pixel values of images; None for text."""
+        return None if self.vocabulary is not None else self.images
 
     def images(self, pictures: Sequence[PIL.Image.Image]) -> list[torch.Tensor]:
         """Pixel values `[channel, height, width]` as the model's processor makes them."""
@@ -184,7 +193,3 @@ def _computed_dtype(loaded: LoadedModel) -> Dtype:
         )
         raise InputError(message)
     return cast("Dtype", dtype)
-
-
-def _device(loaded: LoadedModel) -> torch.device:
-    return next(loaded.model.parameters()).device

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from residuum.capture.adapters import ADAPTERS, Adapter, adapter_for, architecture_error
 from residuum.capture.facts import hash_files, hash_state, hash_tokenizer, model_facts
+from residuum.capture.layerwise.shell import Shell
 from residuum.errors import ModelError
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -37,6 +38,8 @@ class LoadedModel:
         tokenizer: for text models; None for image models.
         image_processor: for image models; None for text models.
         facts: what a store remembers of it (`model_facts`), with `tokenizer_hash`.
+        device: where it computes.
+        shell: for the schedule layerwise, what puts weights into `model`, which has none.
     """
 
     model: nn.Module
@@ -44,6 +47,8 @@ class LoadedModel:
     tokenizer: Any
     image_processor: Any
     facts: dict[str, Any]
+    device: torch.device
+    shell: Shell | None = None
 
 
 def load_model(
@@ -54,6 +59,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     processor: Any = None,  # noqa: ANN401 - tokenizers and image processors share no type
     attn_implementation: str | None = None,
+    layerwise: bool = False,
 ) -> LoadedModel:
     """Load a model and what turns inputs into its tensors.
 
@@ -66,12 +72,19 @@ def load_model(
         processor: tokenizer or image processor; required for a loaded model, otherwise the
             checkpoint's own by default.
         attn_implementation: transformers' name of one, such as "eager"; its own choice by default.
+        layerwise: load no weights, but what reads them layer by layer.
 
     Raises:
         ModelError: the folder or name does not hold a model that can be captured; the message says
             what is missing.
     """
     if isinstance(source, nn.Module):
+        if layerwise:
+            message = (
+                "a loaded model is in memory already, so that the schedule layerwise saves "
+                "nothing: pass the folder or name of its checkpoint, or use the schedule forward"
+            )
+            raise ModelError(message)
         return _from_memory(source, kind, processor)
     name = os.fspath(source)
     checkpoint = _locate(name)
@@ -81,8 +94,15 @@ def load_model(
     options = {**adapter.load_options.get(class_name, {}), **_projection(config)}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model = _load(checkpoint.folder, class_name, {"dtype": dtype or "auto", **options})
-    model = model.to(_device(device)).eval()
+    place, shell = _device(device), None
+    if layerwise:
+        shell = Shell.open(
+            checkpoint.folder, class_name, options, dtype=_dtype(dtype), device=place
+        )
+        model = shell.model
+    else:
+        model = _load(checkpoint.folder, class_name, {"dtype": dtype or "auto", **options})
+        model = model.to(place).eval()
     facts = model_facts(
         model,
         adapter,
@@ -92,7 +112,7 @@ def load_model(
     )
     if processor is None:
         processor = _processor(checkpoint.folder, kind)
-    return _with_processor(model, adapter, processor, facts)
+    return replace(_with_processor(model, adapter, processor, facts, place), shell=shell)
 
 
 @dataclass(frozen=True)
@@ -145,7 +165,8 @@ def _from_memory(model: nn.Module, kind: str, processor: Any) -> LoadedModel:  #
         revision=getattr(model.config, "_commit_hash", None),
         weights_hash=hash_state(model),
     )
-    return _with_processor(model, adapter, processor, facts)
+    device = next(model.parameters()).device
+    return _with_processor(model, adapter, processor, facts, device)
 
 
 def _with_processor(
@@ -153,14 +174,15 @@ def _with_processor(
     adapter: Adapter,
     processor: Any,  # noqa: ANN401
     facts: dict[str, Any],
+    device: torch.device,
 ) -> LoadedModel:
     # A two-part processor (CLIP's) holds both; take the part that this tower reads with.
     if adapter.kind == "image":
         images = getattr(processor, "image_processor", processor)
-        return LoadedModel(model, adapter, None, images, {**facts, "tokenizer_hash": None})
+        return LoadedModel(model, adapter, None, images, {**facts, "tokenizer_hash": None}, device)
     tokenizer = getattr(processor, "tokenizer", processor)
     facts = {**facts, "tokenizer_hash": hash_tokenizer(tokenizer)}
-    return LoadedModel(model, adapter, tokenizer, None, facts)
+    return LoadedModel(model, adapter, tokenizer, None, facts, device)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
@@ -252,6 +274,17 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
+    """What to compute in; "auto" is as the checkpoint says."""
+    if dtype is None or dtype == "auto":
+        return "auto"
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype):
+        message = f"there is no dtype {dtype!r} to compute in"
+        raise ModelError(message)
+    return named
 
 
 def _device(name: str) -> torch.device:

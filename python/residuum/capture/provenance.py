@@ -64,7 +64,7 @@ def capture_facts(
         "positions": str(settings.positions),
         "keys": settings.keys,
         "dtype": dtype,
-        "schedule": "forward",
+        "schedule": settings.schedule,
         "batch_tokens": settings.batch_tokens,
         "shard_rows": settings.shard_rows,
         "chunk_rows": settings.chunk_rows,

@@ -35,19 +35,57 @@ class Readout:
     settings: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A model's weight as a part of a readout weight: all of it, or that of one layer.
+
+    Attributes:
+        weight: name of the readout weight.
+        layer: its layer, for weights with a layer axis.
+        module: the module that holds it, as its `name`.
+        transposed: whether the readout has its two axes the other way round.
+        heads: (n_head, d_head) to cut the first axis into, where that is heads side by side.
+    """
+
+    weight: str
+    layer: int | None
+    module: nn.Module
+    name: str
+    transposed: bool = False
+    heads: tuple[int, int] | None = None
+
+    def arrange(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the weight with the readout's axes, as a view."""
+        turned = value.T if self.transposed else value
+        return turned if self.heads is None else turned.unflatten(0, self.heads)
+
+
 def readout(model: nn.Module, adapter: Adapter) -> Readout:
     """Collect the readout weights of a model; see `Readout` for names and shapes."""
-    weights = {**_unembedding(model, adapter), **_heads_out(model, adapter)}
+    weights: dict[str, torch.Tensor] = {}
+    layers: dict[str, list[torch.Tensor]] = {}
+    for part in parts(model, adapter):
+        value = part.arrange(getattr(part.module, part.name).detach())
+        if part.layer is None:
+            weights[part.weight] = value.cpu().contiguous()
+        else:
+            layers.setdefault(part.weight, []).append(value)
+    weights |= {name: torch.stack(values).cpu() for name, values in layers.items()}
+    return Readout(weights, settings(model, adapter))
+
+
+def parts(model: nn.Module, adapter: Adapter) -> list[Part]:
+    """Return where in a model its readout weights are; those of layers in their order."""
+    found = [*_unembedding(model, adapter), *_heads_out(model, adapter)]
     norm = final_norm(model, adapter)
     if norm is not None:
-        weights["ln_final.w"] = norm.weight
+        found.append(Part("ln_final.w", None, norm, "weight"))
         if getattr(norm, "bias", None) is not None:
-            weights["ln_final.b"] = norm.bias
+            found.append(Part("ln_final.b", None, norm, "bias"))
     projection = adapter.projection(model)
     if projection is not None:
-        weights["W_proj"] = projection.weight.T
-    kept = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    return Readout(kept, settings(model, adapter))
+        found.append(Part("W_proj", None, projection, "weight", transposed=True))
+    return found
 
 
 def final_norm(model: nn.Module, adapter: Adapter) -> Any:  # noqa: ANN401 - norms share no type
@@ -57,33 +95,28 @@ def final_norm(model: nn.Module, adapter: Adapter) -> Any:  # noqa: ANN401 - nor
     return adapter.body(model).get_submodule(adapter.final_norm)
 
 
-def _unembedding(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
+def _unembedding(model: nn.Module, adapter: Adapter) -> list[Part]:
     if not (adapter.has_head(model) and adapter.linear_unembedding):
-        return {}
+        return []
     head = model.get_output_embeddings()  # type: ignore[operator]  # a PreTrainedModel has it
-    found = {"W_U": head.weight.T}
+    found = [Part("W_U", None, head, "weight", transposed=True)]
     if head.bias is not None:
-        found["b_U"] = head.bias
+        found.append(Part("b_U", None, head, "bias"))
     return found
 
 
-def _heads_out(model: nn.Module, adapter: Adapter) -> dict[str, torch.Tensor]:
+def _heads_out(model: nn.Module, adapter: Adapter) -> list[Part]:
     dims = adapter.dims(model)
-    projections: list[Any] = [
-        block.get_submodule(adapter.out_proj) for block in adapter.block_list(model)
-    ]
-    with torch.no_grad():
-        weight = torch.stack([_in_out(projection) for projection in projections])
-        found = {"W_O": weight.unflatten(1, (dims.n_head, dims.d_head))}
-        if projections[0].bias is not None:
-            found["b_O"] = torch.stack([projection.bias for projection in projections])
+    heads = (dims.n_head, dims.d_head)
+    found = []
+    for layer, block in enumerate(adapter.block_list(model)):
+        projection: Any = block.get_submodule(adapter.out_proj)
+        # GPT-2's Conv1D is `[in, out]`, a Linear the other way round.
+        turned = not isinstance(projection, Conv1D)
+        found.append(Part("W_O", layer, projection, "weight", transposed=turned, heads=heads))
+        if projection.bias is not None:
+            found.append(Part("b_O", layer, projection, "bias"))
     return found
-
-
-def _in_out(projection: Conv1D | nn.Linear) -> torch.Tensor:
-    """Return a projection's weight as `[in, out]`: so in GPT-2's Conv1D, transposed in Linear."""
-    weight: torch.Tensor = projection.weight
-    return weight if isinstance(projection, Conv1D) else weight.T
 
 
 def norm_eps(norm: Any) -> float:  # noqa: ANN401 - norms share no type

@@ -14,7 +14,7 @@ import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residuum.capture import grow, provenance
+from residuum.capture import grow, layerwise, provenance
 from residuum.capture.create import create, discard
 from residuum.capture.inputs import open_inputs
 from residuum.capture.job import Job
@@ -49,7 +49,7 @@ def capture(
     dtype: str | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
-    schedule: str = "forward",
+    schedule: str | None = None,
     resume: bool = False,
     append: bool = False,
     memory: str | int | None = None,
@@ -82,7 +82,8 @@ def capture(
         dtype: `float32`, `float16` or `bfloat16`; what the model computes in by default.
         batch_tokens: padded tokens in a batch at most; 4096 by default.
         device: `auto` is the GPU if there is one. Loaded models stay where they are.
-        schedule: `forward`.
+        schedule: `forward`, the default, or `layerwise`: one block's weights in memory at a time,
+            all inputs through it, then the next one. Where a capture is resumed, its own.
         resume: go on with a capture that was interrupted; a finished one is left as it is.
         append: add to a finished store of the same model and settings: the inputs, or, where
             `sites` or `layers` name what it lacks, that, for all examples that are there.
@@ -120,7 +121,7 @@ def capture(
         shard_rows=_given(shard_rows, recorded.get("shard_rows"), SHARD_ROWS),
         chunk_rows=chunk_rows,
         codec=codec or recorded.get("codec", "none"),
-        schedule=schedule,
+        schedule=_schedule(place.path, stored if resume else None, schedule),
         allow_nonfinite=allow_nonfinite,
     )
     lengths = LengthRule(None, truncate, window, stride)
@@ -132,6 +133,7 @@ def capture(
         device=device,
         dtype=model_dtype,
         processor=processor,
+        layerwise=settings.schedule == "layerwise",
     )
     n_layer = loaded.adapter.dims(loaded.model).n_layer
     asked = None if sites is None else Wanted.of(settings.sites, settings.layers, n_layer)
@@ -153,10 +155,25 @@ def capture(
     return Store(place.path)
 
 
+def _schedule(path: Path, resumed: Stored | None, asked: str | None) -> str:
+    """The schedule to run by: what was asked for, or what a capture was begun with.
+
+    Raises:
+        CaptureError: another one than that.
+    """
+    if resumed is None or resumed.complete:
+        return asked or "forward"
+    begun = resumed.schedule
+    if asked not in (None, begun):
+        message = f"{path} was begun with the schedule {begun}, not {asked}: resume with that."
+        raise CaptureError(message)
+    return begun
+
+
 def _to_do(stored: Stored, asked: Wanted | None, *, resume: bool) -> Wanted:
     """What the model is to deliver for a store: what is missing, else all, of new examples."""
     if resume:
-        return stored.growing or stored.there
+        return stored.asked[-1] if stored.missing else stored.there
     return (asked or stored.there).minus(stored.there) or stored.there
 
 
@@ -168,7 +185,7 @@ def _check_asked(path: Path, stored: Stored, asked: Wanted | None, *, resume: bo
     """
     if not resume or asked is None:
         return
-    whole = stored.there.plus(stored.growing)
+    whole = stored.there.plus(stored.asked[-1] if stored.missing else stored.there)
     fitting = [whole, *(stored.asked if stored.complete else stored.asked[-1:])]
     if asked not in fitting:
         message = (
@@ -185,10 +202,13 @@ def _given(asked: int | None, recorded: int | None, usual: int) -> int:
 
 def _start(job: Job, *, show: bool | None) -> None:
     """Make the store and fill it; leave nothing if no example gets committed."""
+    if job.settings.schedule == "layerwise":
+        layerwise.start(job, show=show)
+        return
     create(job)
     segments = [provenance.segment(job.inputs, Mark(0, 0, 0))]
     try:
-        sit(job, {"segments": segments}, Start(), show=show)
+        sit(job, {"segments": segments}, Start(), tracer=job.tracer, show=show)
     except Exception as error:
         if Stored.read(job.path).committed.n_example == 0:
             discard(job.path)
@@ -199,9 +219,12 @@ def _start(job: Job, *, show: bool | None) -> None:
 
 def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
     """Go on behind the last commit; nothing is left to do in a finished store."""
-    if stored.growing:
-        grow.check(job, stored)
-        grow.go_on(job, stored, show=show)
+    if stored.missing:
+        if job.settings.schedule == "layerwise":
+            layerwise.go_on(job, stored, show=show)
+        else:
+            grow.check(job, stored)
+            grow.go_on(job, stored, show=show)
         return
     segments = stored.segments or [provenance.segment(job.inputs, Mark(0, 0, 0))]
     provenance.check_same_inputs(job.path, segments[-1], job.inputs)
@@ -217,7 +240,15 @@ def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
     )
     known = stored.known(before=first.n_example)
     try:
-        sit(job, stored.record(segments), start, behind=first, known=known, show=show)
+        sit(
+            job,
+            stored.record(segments),
+            start,
+            tracer=job.tracer,
+            behind=first,
+            known=known,
+            show=show,
+        )
     except Exception as error:
         note_resume(error, job.path)
         raise
@@ -228,10 +259,17 @@ def _append(job: Job, stored: Stored, asked: Wanted | None, *, show: bool | None
     if not stored.complete:
         message = f"{job.path} is not finished: go on with --resume and its own inputs first."
         raise CaptureError(message)
-    if asked is None or asked == stored.there:
+    by_layer = job.settings.schedule == "layerwise"
+    if asked is not None and asked.minus(stored.there):
+        (layerwise.grow if by_layer else grow.grow)(job, stored, show=show)
+    elif asked is None or asked == stored.there:
+        if by_layer:
+            message = (
+                f"the schedule layerwise adds sites and layers to {job.path}, not examples: add "
+                "these with the schedule forward, or capture them into a store of their own."
+            )
+            raise CaptureError(message)
         _append_examples(job, stored, show=show)
-    elif asked.minus(stored.there):
-        grow.grow(job, stored, show=show)
     elif grow.unlike(job, stored) is not None:
         message = (
             f"{job.path} holds more than is asked for: {stored.there.difference(asked)}. New "
@@ -258,7 +296,15 @@ def _append_examples(job: Job, stored: Stored, *, show: bool | None) -> None:
         raise InputError(message)
     known = stored.known(before=first.n_example)
     try:
-        sit(job, stored.record(segments), start, behind=first, known=known, show=show)
+        sit(
+            job,
+            stored.record(segments),
+            start,
+            tracer=job.tracer,
+            behind=first,
+            known=known,
+            show=show,
+        )
     except Exception as error:
         if not Stored.read(job.path).complete:
             note_resume(error, job.path)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from residuum.capture.plan import Example, Group, Placed, Planner
     from residuum.capture.tables import TableLayout
-    from residuum.capture.tracer import Batch, Tracer
+    from residuum.capture.tracer import Batch, Sink
     from residuum.progress import Reporter
 
 Json = dict[str, Any]
@@ -61,10 +61,21 @@ class CaptureWriter(RowWriter, Queued, Protocol):
         *,
         n_example: int | None = None,
         complete: bool = False,
+        publish_tail: bool = False,
         interrupted: bool = False,
         resume: Json,
     ) -> int:
         """Make queued examples durable and visible: as many as said, or all of them."""
+
+
+class Runs(Protocol):
+    """What takes batches through a model, or a stage of it; see `Tracer`."""
+
+    def collate(self, examples: Sequence[Any]) -> Batch:
+        """Make a batch of examples."""
+
+    def run(self, batch: Batch, sink: Sink) -> None:
+        """Run a batch; call `sink` with what it delivers."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,12 @@ class Session:
     """A sitting; `run` may be called once.
 
     Where sites are added to rows that are there, the writer's examples and rows count from 0, and
-    `targets` is false: the target of each row is there too.
+    `targets` is false: the target of each row is there too. Without a tracer only tables and
+    targets are written. The sitting completes the store if it is the `last`; `before_end` is called
+    once all rows came, before the commit that says so.
     """
 
-    tracer: Tracer
+    tracer: Runs | None
     writer: CaptureWriter
     sink: RowSink
     planner: Planner
@@ -115,6 +128,8 @@ class Session:
     prepare_images: Callable[[list[Any]], list[torch.Tensor]] | None = None
     allow_nonfinite: bool = False
     targets: bool = True
+    last: bool = True
+    before_end: Callable[[], None] | None = None
     n_forward: int = 0
     _seen: int = 0
     _stop: bool = False
@@ -139,7 +154,9 @@ class Session:
             message = "the inputs end before what was captured of them: resume with the same ones."
             raise CaptureError(message)
         self._commit_all(points)
-        self.writer.commit(complete=True, resume=self.resume)
+        if self.before_end is not None:
+            self.before_end()
+        self.writer.commit(complete=self.last, publish_tail=True, resume=self.resume)
         return Outcome(self.writer.n_example, self.n_forward, interrupted=False)
 
     def _capture(self, group: Group) -> bool:
@@ -147,7 +164,7 @@ class Session:
         self._check_unchanged(group.placed)
         new = [p for p in group.placed if p.example >= self.start.n_example]
         for planned in group.batches:
-            batch = [p for p in planned if self.layout.example_rows or len(p.item.positions)]
+            batch = self.layout.with_rows(planned)
             if self._on_disk(batch):
                 continue
             self._forward(batch)
@@ -162,26 +179,16 @@ class Session:
 
     def _forward(self, placed: list[Placed]) -> None:
         sink = self.sink.batch(placed)
-        self.tracer.run(self._collate(placed), sink)
+        if self.tracer is not None:
+            self.tracer.run(collate(self.tracer, placed, self.prepare_images), sink)
+            self.n_forward += 1
         if self.targets and self.layout.vocabulary is not None and self.layout.token_rows:
             self.sink.targets(placed)
-        self.n_forward += 1
         self.reporter.advance(
             done=len(placed),
             rows=sum(len(p.item.positions) for p in placed),
             n_bytes=sink.n_bytes,
         )
-
-    def _collate(self, placed: list[Placed]) -> Batch:
-        if self.prepare_images is None:
-            texts = [p.item.content for p in placed]
-            return self.tracer.collate([t.ids for t in texts if isinstance(t, TokenisedText)])
-        pictures = [
-            images.decode(p.item.content, p.item.record)
-            for p in placed
-            if not isinstance(p.item.content, TokenisedText)
-        ]
-        return self.tracer.collate(self.prepare_images(pictures))
 
     def _on_disk(self, batch: list[Placed]) -> bool:
         """Whether published shards hold all rows of a batch (or it has none): it need not run."""
@@ -256,6 +263,23 @@ class Session:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def collate(
+    tracer: Runs,
+    placed: Sequence[Placed],
+    prepare_images: Callable[[list[Any]], list[torch.Tensor]] | None,
+) -> Batch:
+    """Make a batch of examples; `prepare_images` is None for text."""
+    if prepare_images is None:
+        texts = [p.item.content for p in placed]
+        return tracer.collate([t.ids for t in texts if isinstance(t, TokenisedText)])
+    pictures = [
+        images.decode(p.item.content, p.item.record)
+        for p in placed
+        if not isinstance(p.item.content, TokenisedText)
+    ]
+    return tracer.collate(prepare_images(pictures))
 
 
 def _nonfinite_query(site: Site) -> str:

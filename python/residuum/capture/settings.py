@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from residuum.store.plan import Codec, Dtype
 
-SCHEDULES = ("forward",)
+SCHEDULES = ("forward", "layerwise")
 KEYS = ("all", "stored")
 
 BATCH_TOKENS = 4096
@@ -38,6 +38,7 @@ class Settings:
         shard_rows: rows in a shard; `chunk_rows` in a chunk, None lets the store choose.
         codec: how chunks are stored.
         allow_nonfinite: keep NaN and infinity instead of failing.
+        schedule: how the model is run.
     """
 
     sites: tuple[Site, ...]
@@ -51,6 +52,7 @@ class Settings:
     chunk_rows: int | None
     codec: Codec
     allow_nonfinite: bool
+    schedule: str = "forward"
 
     @classmethod
     def checked(
@@ -80,10 +82,7 @@ class Settings:
             message = "no site was asked for: name at least one, such as resid_post."
             raise InputError(message)
         if schedule not in SCHEDULES:
-            message = (
-                f"the schedule {schedule!r} is not available in this version: there is "
-                f"{', '.join(SCHEDULES)}."
-            )
+            message = f"there is no schedule {schedule!r}: choose {', '.join(SCHEDULES)}."
             raise CaptureError(message)
         _one_of("dtype", dtype, DTYPES)
         _one_of("codec", codec, CODECS)
@@ -103,6 +102,7 @@ class Settings:
             chunk_rows=chunk_rows,
             codec=cast("Codec", codec),
             allow_nonfinite=allow_nonfinite,
+            schedule=schedule,
         )
 
 

@@ -14,12 +14,26 @@ from residuum.store import StoreWriter
 from residuum.store.show import count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from residuum.capture.job import Job
+    from residuum.capture.session import Runs
 
 
 NOTHING = Mark(0, 0, 0)
+
+
+def planner(
+    job: Job, behind: Mark = NOTHING, known: dict[bytes, tuple[int, int]] | None = None
+) -> Planner:
+    """What places and batches a job's examples, behind others."""
+    return Planner(
+        job.settings.batch_tokens,
+        behind=behind,
+        known=known,
+        marked=job.settings.positions.column is not None,
+    )
 
 
 def sit(
@@ -27,8 +41,12 @@ def sit(
     resume: dict[str, Any],
     start: Start,
     *,
+    tracer: Runs | None,
     behind: Mark = NOTHING,
     known: dict[bytes, tuple[int, int]] | None = None,
+    last: bool = True,
+    before_end: Callable[[], None] | None = None,
+    title: str = "capture",
     show: bool | None,
 ) -> None:
     """Run the model over the job's examples and write what is not on disk yet.
@@ -37,32 +55,30 @@ def sit(
         job: the capture.
         resume: what the commits keep for whoever goes on.
         start: where the sitting starts.
+        tracer: what runs; None to write tables and targets alone.
         behind: the examples and rows that the job's examples come behind.
         known: where examples before those are, see `Planner`.
+        last: whether the store is complete then.
+        before_end: called before the commit that ends the sitting.
+        title: of the progress bar.
         show: whether to show a progress bar.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, with the store at a commit that holds what was complete.
     """
-    planner = Planner(
-        job.settings.batch_tokens,
-        behind=behind,
-        known=known,
-        marked=job.settings.positions.column is not None,
-    )
     fetch = fetch_of(job.device)
     # half of the budget is for rows on their way from a device, where there is one
     memory_bytes = job.settings.memory_bytes // (1 if fetch is None else 2)
     key_width = Stored.read(job.path).key_width
     with (
         StoreWriter.open(job.path, memory_bytes=memory_bytes) as writer,
-        reporter("capture", show=show) as bar,
+        reporter(title, show=show) as bar,
     ):
         growing = writer.growing
         n_example = None if job.survey is None else behind.n_example + job.survey.n_example
         bar.start(n_example, start.n_example)
         session = Session(
-            tracer=job.tracer,
+            tracer=tracer,
             writer=writer,
             sink=RowSink(
                 writer,
@@ -72,15 +88,17 @@ def sit(
                 fetch=fetch,
                 in_flight=job.settings.memory_bytes // 2,
             ),
-            planner=planner,
+            planner=planner(job, behind, known),
             layout=job.layout,
             start=replace(start, n_example=writer.n_example),
             resume=resume,
             reporter=bar,
             shard_rows=job.settings.shard_rows,
-            prepare_images=None if job.vocabulary is not None else job.images,
+            prepare_images=job.prepare_images,
             allow_nonfinite=job.settings.allow_nonfinite,
             targets=not growing,
+            last=last,
+            before_end=before_end,
         )
         outcome = session.run(job.source)
     if outcome.interrupted:

@@ -76,6 +76,17 @@ class Stored:
         return [first, *(Wanted.parse(entry["arrays"]) for entry in self.grown)]
 
     @property
+    def missing(self) -> Wanted:
+        """What an unfinished capture asked for and readers do not see yet."""
+        return Wanted({}) if self.complete else self.asked[-1].minus(self.there)
+
+    @property
+    def schedule(self) -> str:
+        """How an unfinished capture runs the model."""
+        last = self.grown[-1] if self.grown and self.missing else self.settings
+        return str(last.get("schedule", "forward"))
+
+    @property
     def growing(self) -> Wanted:
         """What is being added to its rows."""
         arrays = (self.store.growth or {"arrays": {}})["arrays"]

@@ -84,6 +84,10 @@ class TableLayout:
         """Our columns, then the user's."""
         return pa.schema([*EXAMPLE_FIELDS, *(WINDOW_FIELDS if self.windowed else ()), *self.user])
 
+    def with_rows(self, planned: Sequence[Placed]) -> list[Placed]:
+        """Those of a planned batch that have a row: the others need not run."""
+        return [p for p in planned if self.example_rows or len(p.item.positions)]
+
     def examples(self, placed: Sequence[Placed]) -> pa.Table:
         """One row per example, in order."""
         n_row = [len(p.item.positions) if self.token_rows else 0 for p in placed]

@@ -12,6 +12,7 @@ ends as soon as the last site has been delivered, so a capture of early layers c
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -133,6 +134,14 @@ class Tracer:
             raise SiteError(message)
         return chosen
 
+    def part(self, wanted: Mapping[Site, Iterable[int]]) -> "Tracer":
+        """Return a tracer of some of this one's sites and layers, or of none."""
+        one = copy(self)
+        one.sites = tuple(site for site in self.sites if site in wanted)
+        one.layers_of = {site: tuple(wanted[site]) for site in one.sites if site.has_layers}
+        one.layers = tuple(sorted({n for of in one.layers_of.values() for n in of}))
+        return one
+
     def collate(self, examples: Sequence[Any]) -> Batch:
         """Make a batch of examples.
 
@@ -180,7 +189,7 @@ class Tracer:
         Raises:
             CaptureError: the model did not pass a site that it should have.
         """
-        _Pass(self, batch, sink).run()
+        Pass(self, batch, sink).run()
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
@@ -192,8 +201,11 @@ class _Done(Exception):
     """Ends a forward pass early: everything asked for has been delivered."""
 
 
-class _Pass:
-    """One forward pass: its hooks, and what is still to be delivered."""
+class Pass:
+    """One forward pass: its hooks, and what is still to be delivered.
+
+    No site is what is not for the sink.
+    """
 
     def __init__(self, tracer: Tracer, batch: Batch, sink: Sink) -> None:
         self.tracer, self.batch, self.sink = tracer, batch, sink
@@ -201,7 +213,8 @@ class _Pass:
         self.body = self.adapter.body(self.model)
         self.blocks = self.adapter.block_list(self.model)
         self.config = self.adapter.config(self.model)
-        self.due: set[tuple[Site, int | None]] = {
+        self.device = next(self.model.parameters()).device
+        self.due: set[tuple[Site | None, int | None]] = {
             (site, layer) for site in tracer.sites for layer in tracer.layers_of.get(site, (None,))
         }
         self.hooks = ExitStack()
@@ -225,7 +238,7 @@ class _Pass:
 
     def forward(self) -> Any:  # noqa: ANN401 - a transformers output; its type differs by family
         """Run the model, without its head unless logits are asked for."""
-        device = next(self.model.parameters()).device
+        device = self.device
         inputs: dict[str, Any] = {}
         if self.batch.pixel_values is not None:
             dtype = model_dtype(self.model)
@@ -254,6 +267,10 @@ class _Pass:
             message = f"{site} at layer {layer} was passed twice in one run of the model"
             raise CaptureError(message)
         self.sink(site, layer, tensor)
+        self.settle(site, layer)
+
+    def settle(self, site: Site | None, layer: int | None) -> None:
+        """Note that something was delivered and end the pass if it was the last."""
         self.due.discard((site, layer))
         if not self.due:
             raise _Done

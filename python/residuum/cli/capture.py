@@ -57,10 +57,8 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--schedule",
-    type=click.Choice(["forward"]),
-    default="forward",
-    show_default=True,
-    help="How the model is run.",
+    type=click.Choice(["forward", "layerwise"]),
+    help="How the model is run (forward): whole, or one block in memory at a time.",
 )
 @click.option("--memory", metavar="4GB", help="What the writer may hold (1GB).")
 @click.option("--resume", is_flag=True, help="Go on with a capture that was interrupted.")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from residuum.errors import SelectionError, SiteError
 from residuum.store.show import count
 
-HEAD_AXES = ("head", "kv_head")
+HEAD_AXES: tuple[str, ...] = ("head", "kv_head")
 
 Selector: TypeAlias = (
     int | slice | range | Sequence[int] | NDArray[Any] | pa.Array | pa.ChunkedArray | None

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from residuum import _residuum
 from residuum.errors import QueryError, SiteError, StoreError
-from residuum.store import show, user_tables, verify
+from residuum.store import show, user_tables
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
 from residuum.store.selection import Selector
 from residuum.store.site_array import SiteArray
 from residuum.store.statistics import SiteStatistics
+from residuum.store.verify import VerifyReport, verify
 from residuum.store.weights import VOCABULARY_FILE, WEIGHTS_FILE, Weights, read_vocabulary
 
 if TYPE_CHECKING:
@@ -322,13 +323,13 @@ class Store:
         """
         return self._core.counters()
 
-    def verify(self) -> verify.VerifyReport:
+    def verify(self) -> VerifyReport:
         """Read everything back: checksums, shapes, tables, commits. Problems are listed only.
 
         Raises:
             StoreError: there is no store to verify.
         """
-        return verify.verify(self.path)
+        return verify(self.path)
 
     def info(self) -> dict[str, Any]:
         """Everything about the store as plain values: model, sites, tables, results, sizes."""

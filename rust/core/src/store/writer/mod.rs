@@ -191,7 +191,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Rows up to which every array of that space lies in full shards, published by the next commit. Exact after `flush`.
+    /// Rows up to which every array of that space lies in full shards, published by the next commit; `usize::MAX`
+    /// where there is none. Exact after `flush`.
     ///
     /// # Errors
     /// For any earlier failure in the background.
@@ -222,13 +223,10 @@ impl Writer {
             .collect()
     }
 
-    /// The smallest sealed count of the space's lanes; without lanes, what the last commit says.
+    /// The smallest sealed count of the space's lanes; without lanes there is nothing to wait for.
     fn sealed(&self, space: RowSpace) -> usize {
         let lanes = self.shared.lanes.iter().filter(|lane| lane.spec.row_space == space);
-        lanes
-            .map(Lane::sealed_rows)
-            .min()
-            .unwrap_or_else(|| self.lock().last.done_rows().get(space))
+        lanes.map(Lane::sealed_rows).min().unwrap_or(usize::MAX)
     }
 
     fn lane(&self, array: usize, layer: usize) -> Result<(usize, &Lane)> {
