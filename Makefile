@@ -82,4 +82,5 @@ bench: build ## time captures and queries beside their peers
 	$(RUN) python benches/capture.py
 	$(RUN) python benches/sql.py
 	$(RUN) python benches/storage.py
+	$(RUN) python benches/kernels.py
 	$(RUN) python benches/codecs.py

@@ -201,6 +201,25 @@ def test_kmeans_finds_clusters_that_are_far_apart():
         kernels.kmeans(x, 60)
 
 
+def test_kmeans_goes_on_from_given_centres():
+    x = draw(N_ROW, D)
+    start = x[[3, 11, 20]]
+    got = kernels.kmeans(x, 3, start=start, max_iterations=1)
+    nearest = ((x[:, None] - start) ** 2).sum(-1).argmin(1)
+    moved = np.stack([x[nearest == at].mean(0) for at in range(3)])
+    np.testing.assert_allclose(got.centres, moved, **CLOSE)
+    done = kernels.kmeans(x, 3, seed=2, restarts=1, tolerance=0)
+    again = kernels.kmeans(x, 3, start=done.centres)
+    assert again.n_iteration == 1
+    np.testing.assert_array_equal(again.labels, done.labels)
+    with pytest.raises(ArgumentError, match="holds 3 centres, but must hold k = 4"):
+        kernels.kmeans(x, 4, start=start)
+    with pytest.raises(ArgumentError, match="axis `d` is 11 in x but 10 in start"):
+        kernels.kmeans(x, 3, start=start[:, 1:])
+    with pytest.raises(ArgumentError, match="all of them finite"):
+        kernels.kmeans(x, 3, start=np.full_like(start, np.nan))
+
+
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_knn_is_a_sort_of_all_rows(metric):
     x, queries = draw(N_ROW, D), draw(4, D, seed=1)

@@ -188,7 +188,14 @@ def matmul(
     transposed_b: bool,
 ) -> None: ...
 def kmeans(
-    x: NDArray[np.float32], k: int, *, seed: int, n_init: int, max_iter: int, tol: float
+    x: NDArray[np.float32],
+    k: int,
+    start: NDArray[np.float32] | None,
+    *,
+    seed: int,
+    n_init: int,
+    max_iter: int,
+    tol: float,
 ) -> dict[str, Any]: ...
 def site_kmeans(
     site: SiteArray,

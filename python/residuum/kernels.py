@@ -245,16 +245,19 @@ def kmeans(
     x: ArrayLike,
     k: int,
     *,
+    start: ArrayLike | None = None,
     seed: int = 0,
     restarts: int = 4,
     max_iterations: int = 100,
     tolerance: float = 1e-4,
 ) -> Kmeans:
-    """Cluster rows `[row, d]` by Lloyd's algorithm from k-means++ starts.
+    """Cluster rows `[row, d]` by Lloyd's algorithm from k-means++ starts, or from given centres.
 
     Args:
         x: `[row, d]`.
         k: number of clusters.
+        start: `[k, d]`, the centres to start from; there is one run then, and `seed` and `restarts`
+            say nothing.
         seed: the same seed gives the same clusters.
         restarts: runs from different starts, of which the one with the least inertia is kept.
         max_iterations: moves of the centres in one run, at most.
@@ -262,11 +265,16 @@ def kmeans(
             variance of the features.
 
     Raises:
-        ArgumentError: fewer finite rows than clusters.
+        ArgumentError: fewer finite rows than clusters, or a `start` that is not `[k, d]`.
     """
+    rows = _floats("x", x, 2)
+    centres = None if start is None else _floats("start", start, 2)
+    if centres is not None:
+        _same_axis("d", ("x", rows.shape[1]), ("start", centres.shape[1]))
     found = _residuum.kmeans(
-        _floats("x", x, 2),
+        rows,
         k,
+        centres,
         seed=seed,
         n_init=restarts,
         max_iter=max_iterations,

@@ -3,7 +3,7 @@
 use numpy::{IntoPyArray, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::{prelude::*, types::PyDict};
 use residuum_core::{
-    kernels::kmeans::{Kmeans, KmeansOptions, kmeans as cluster_rows},
+    kernels::kmeans::{Kmeans, KmeansOptions, kmeans as cluster_rows, kmeans_from},
     stream::cluster,
 };
 
@@ -15,11 +15,13 @@ use crate::{
 
 /// Lloyd's k-means of `x [row, d]`; arrays by name.
 #[pyfunction]
-#[pyo3(signature = (x, k, *, seed, n_init, max_iter, tol))]
+#[pyo3(signature = (x, k, start, *, seed, n_init, max_iter, tol))]
+#[allow(clippy::too_many_arguments, reason = "one keyword per setting")]
 pub(crate) fn kmeans<'py>(
     py: Python<'py>,
     x: Floats<'py>,
     k: usize,
+    start: Option<Floats<'py>>,
     seed: u64,
     n_init: usize,
     max_iter: usize,
@@ -27,8 +29,12 @@ pub(crate) fn kmeans<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let (d, n_row) = (width(&x), x.shape().first().copied().unwrap_or(0));
     let x = slice(py, &x)?;
+    let start = start.as_ref().map(|start| slice(py, start)).transpose()?;
     let options = KmeansOptions { k, seed, n_init, max_iter, tol };
-    let found = detached(py, || cluster_rows(x, d, options))?;
+    let found = detached(py, || match start {
+        Some(start) => kmeans_from(x, d, start, options),
+        None => cluster_rows(x, d, options),
+    })?;
     to_dict(py, found, d, n_row)
 }
 

@@ -1,7 +1,7 @@
 //! Lloyd's k-means with k-means++ starts; the distances come from matrix products.
 //!
 //! ```text
-//! kmeans ── n_init × run: seeds ──▶ Lloyd: Pass::run (assign + sums) ──▶ move centres ──▶ …
+//! kmeans ── n_init × seeds ──▶ lloyd: Pass::run (assign + sums) ──▶ move centres ──▶ …
 //!                                                  assign, once more, with exact distances
 //! ```
 //!
@@ -62,25 +62,32 @@ pub struct Kmeans {
 /// If `x` does not divide into rows of `d`, `k`, `n_init` or `max_iter` is 0, or fewer than `k`
 /// rows are finite.
 pub fn kmeans(x: &[f32], d: usize, options: KmeansOptions) -> Result<Kmeans> {
-    let n_row = rows_of("x", x.len(), d)?;
-    check(options)?;
-    let data = Data::new(x, d);
-    if data.n_finite() < options.k {
-        return Err(Error::argument(format!(
-            "k is {}, but of {n_row} rows only {} are finite throughout",
-            options.k,
-            data.n_finite()
-        )));
-    }
+    let data = data(x, d, options)?;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut best: Option<Kmeans> = None;
     for _ in 0..options.n_init {
-        let run = run(&data, options, &mut rng)?;
+        let run = lloyd(&data, seeding::seeds(&data, options.k, &mut rng)?, options)?;
         if best.as_ref().is_none_or(|best| run.inertia < best.inertia) {
             best = Some(run);
         }
     }
     best.ok_or_else(|| Error::argument("n_init is 0"))
+}
+
+/// Clusters `x [row, d]` in one run from given centres `start [k, d]`; `seed` and `n_init` say nothing.
+///
+/// # Errors
+/// As [`kmeans`], and if `start` is not finite or does not hold `k` rows of `d`.
+pub fn kmeans_from(x: &[f32], d: usize, start: &[f32], options: KmeansOptions) -> Result<Kmeans> {
+    let data = data(x, d, options)?;
+    let n_start = rows_of("start", start.len(), d)?;
+    if n_start != options.k || start.iter().any(|value| !value.is_finite()) {
+        return Err(Error::argument(format!(
+            "`start` holds {n_start} centres, but must hold k = {}, all of them finite",
+            options.k
+        )));
+    }
+    lloyd(&data, data.centred(start), options)
 }
 
 /// Assigns `x [row, d]` to given `centres [cluster, d]`: labels, distances and inertia as
@@ -100,6 +107,22 @@ pub fn assign(x: &[f32], d: usize, centres: &[f32]) -> Result<(Vec<u32>, Vec<f32
     Ok((labels, distance, inertia))
 }
 
+/// The rows, once it is certain that they can be clustered.
+fn data(x: &[f32], d: usize, options: KmeansOptions) -> Result<Data<'_>> {
+    let n_row = rows_of("x", x.len(), d)?;
+    check(options)?;
+    elements(&[options.k, d])?;
+    let data = Data::new(x, d);
+    if data.n_finite() < options.k {
+        return Err(Error::argument(format!(
+            "k is {}, but of {n_row} rows only {} are finite throughout",
+            options.k,
+            data.n_finite()
+        )));
+    }
+    Ok(data)
+}
+
 fn check(options: KmeansOptions) -> Result<()> {
     let positive = [("k", options.k), ("n_init", options.n_init), ("max_iter", options.max_iter)];
     if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -111,9 +134,8 @@ fn check(options: KmeansOptions) -> Result<()> {
     Ok(())
 }
 
-fn run(data: &Data<'_>, options: KmeansOptions, rng: &mut ChaCha8Rng) -> Result<Kmeans> {
-    elements(&[options.k, data.d])?;
-    let mut centres = seeding::seeds(data, options.k, rng)?;
+/// Lloyd's iterations from `centres`, which are centred as the data is.
+fn lloyd(data: &Data<'_>, mut centres: Vec<f32>, options: KmeansOptions) -> Result<Kmeans> {
     let mut labels = vec![NO_CLUSTER; data.n_row()];
     let tolerance = options.tol * data.mean_variance();
     let mut n_iter = 0;
