@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from residuum.capture.readout import readout
 from residuum.capture.sink import host_array
+from residuum.store.s3_path import S3Path
 from residuum.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from residuum.capture.job import Job
+    from residuum.store.s3_path import StorePath
 
 
 def create(job: Job, *, empty: bool = False) -> None:
@@ -25,18 +27,30 @@ def create(job: Job, *, empty: bool = False) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    draft = job.path.with_name(f".{job.path.name}.{secrets.token_hex(4)}.draft")
+    path = job.path
+    if isinstance(path, S3Path):
+        with tempfile.TemporaryDirectory(prefix="residuum-") as folder:
+            made = Path(folder) / path.name
+            _fill(job, made, empty=empty)
+            StoreWriter.upload(made, path)
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
         _fill(job, draft, empty=empty)
-        draft.rename(job.path)
+        draft.rename(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
 
 
-def discard(path: Path) -> None:
+def discard(path: StorePath) -> None:
     """Remove a store that holds nothing."""
-    shutil.rmtree(path)
+    if not isinstance(path, S3Path):
+        shutil.rmtree(path)
+        return
+    (path / "zarr.json").unlink()  # first: without its root it is no store
+    for found, _, _ in path.objects():
+        found.unlink()
 
 
 def _fill(job: Job, path: Path, *, empty: bool) -> None:

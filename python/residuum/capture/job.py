@@ -20,7 +20,6 @@ from residuum.store.plan import ArrayPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import PIL.Image
     import torch
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from residuum.capture.model import LoadedModel
     from residuum.capture.settings import Settings
     from residuum.store.plan import Dtype
+    from residuum.store.s3_path import StorePath
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
         facts: the settings as a store remembers them.
     """
 
-    path: Path
+    path: StorePath
     settings: Settings
     inputs: Inputs
     loaded: LoadedModel
@@ -60,7 +60,7 @@ class Job:
     @classmethod
     def prepare(
         cls,
-        path: Path,
+        path: StorePath,
         settings: Settings,
         inputs: Inputs,
         loaded: LoadedModel,

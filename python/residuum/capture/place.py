@@ -1,4 +1,4 @@
-"""The folder that a capture writes to: new, or a store that goes on."""
+"""Where a capture writes to: a new store, or one that goes on; a folder or in a bucket."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from residuum.errors import CaptureError, StoreError
+from residuum.store.s3_path import S3Path
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from residuum.store.s3_path import StorePath
 
 Json = dict[str, Any]
 
@@ -18,12 +19,12 @@ Json = dict[str, Any]
 class Place:
     """Where a capture goes; `existing` says whether a store is there to go on with."""
 
-    path: Path
+    path: StorePath
     existing: bool
 
     @classmethod
-    def look(cls, path: Path, *, resume: bool, append: bool) -> Place:
-        """Look at a path and say what may be done there.
+    def look(cls, path: StorePath, *, resume: bool, append: bool) -> Place:
+        """Look at a place and say what may be done there.
 
         Raises:
             CaptureError: a store is there and neither `resume` nor `append` was asked for, or
@@ -35,11 +36,7 @@ class Place:
                 "--resume goes on with a capture, --append adds to a finished one: choose one."
             )
             raise CaptureError(message)
-        above = next(folder for folder in path.absolute().parents if folder.exists())
-        if not above.is_dir():
-            message = f"{path}: {above} is a file, so that no store can be in it."
-            raise StoreError(message)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if _is_free(path):
             if append:
                 message = f"{path}: there is no store to append to."
                 raise CaptureError(message)
@@ -59,11 +56,36 @@ class Place:
         return cls(path, existing=True)
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder has a root `zarr.json` with our marker."""
+def is_store(path: StorePath) -> bool:
+    """Whether there is a root `zarr.json` with our marker.
+
+    Raises:
+        StoreError: a bucket's server refuses.
+    """
+    file = path / "zarr.json"
     try:
-        root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not file.exists():
+            return False
+        root = json.loads(file.read_bytes())
+    except ValueError:
         return False
     attributes = root.get("attributes") if isinstance(root, dict) else None
     return isinstance(attributes, dict) and "residuum" in attributes
+
+
+def _is_free(path: StorePath) -> bool:
+    """Whether a new store can be made here.
+
+    Raises:
+        StoreError: the folder would lie in a file, or a bucket's server refuses.
+    """
+    if isinstance(path, S3Path):
+        # A lock without a root is what a writer left that was killed while it made the store.
+        found = {found for found, _, _ in path.objects()}
+        locked = path / "staging" / "writer.lock" in found
+        return not found or (locked and path / "zarr.json" not in found)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        message = f"{path}: {above} is a file, so that no store can be in it."
+        raise StoreError(message)
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))

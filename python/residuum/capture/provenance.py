@@ -16,11 +16,11 @@ from residuum.errors import CaptureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from residuum.capture.inputs import Inputs
     from residuum.capture.settings import Settings
     from residuum.capture.tokenise import LengthRule
+    from residuum.store.s3_path import StorePath
 
 Json = dict[str, Any]
 
@@ -102,7 +102,7 @@ def segment_start(record: Mapping[str, Any]) -> Mark:
     return Mark(start["example"], start["token_row"], start["example_row"])
 
 
-def check_same(store: Path, old: Mapping[str, Any], model: Json, capture: Json) -> None:
+def check_same(store: StorePath, old: Mapping[str, Any], model: Json, capture: Json) -> None:
     """Check that a store was made by the same model with the same settings.
 
     Raises:
@@ -150,7 +150,7 @@ def grown(old: Sequence[Json], arrays: Json, capture: Json) -> list[Json]:
     return [*old, {"arrays": arrays, **kept}]
 
 
-def check_same_inputs(store: Path, last: Mapping[str, Any], inputs: Inputs) -> None:
+def check_same_inputs(store: StorePath, last: Mapping[str, Any], inputs: Inputs) -> None:
     """Check that a capture is resumed with the inputs that it was started with.
 
     Streams have no digest; their examples are compared one by one as they come.

@@ -11,7 +11,6 @@ fails later leaves the store at its last commit, to go on with `resume=True`.
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from residuum.capture import grow, layerwise, provenance
@@ -29,6 +28,7 @@ from residuum.capture.tokenise import LengthRule
 from residuum.capture.wanted import Wanted
 from residuum.errors import CaptureError, InputError
 from residuum.store import Store
+from residuum.store.s3_path import S3Path, StorePath, store_path
 
 if TYPE_CHECKING:
     import os
@@ -107,7 +107,7 @@ def capture(
         StoreError: the folder cannot be written, or the disk is full.
         KeyboardInterrupt: after Ctrl-C, with the store at a commit that holds what was complete.
     """
-    place = Place.look(Path(out), resume=resume, append=append)
+    place = Place.look(store_path(out), resume=resume, append=append)
     stored = Stored.read(place.path) if place.existing else None
     recorded = {} if stored is None else stored.settings
     settings = Settings.checked(
@@ -155,12 +155,18 @@ def capture(
     return Store(place.path)
 
 
-def _schedule(path: Path, resumed: Stored | None, asked: str | None) -> str:
+def _schedule(path: StorePath, resumed: Stored | None, asked: str | None) -> str:
     """The schedule to run by: what was asked for, or what a capture was begun with.
 
     Raises:
-        CaptureError: another one than that.
+        CaptureError: another one than that, or layerwise into a bucket.
     """
+    if asked == "layerwise" and isinstance(path, S3Path):
+        message = (
+            f"{path} is in a bucket, and the schedule layerwise keeps what enters a block in the "
+            "store's folder: capture into a folder and upload it."
+        )
+        raise CaptureError(message)
     if resumed is None or resumed.complete:
         return asked or "forward"
     begun = resumed.schedule
@@ -177,7 +183,7 @@ def _to_do(stored: Stored, asked: Wanted | None, *, resume: bool) -> Wanted:
     return (asked or stored.there).minus(stored.there) or stored.there
 
 
-def _check_asked(path: Path, stored: Stored, asked: Wanted | None, *, resume: bool) -> None:
+def _check_asked(path: StorePath, stored: Stored, asked: Wanted | None, *, resume: bool) -> None:
     """Check that a capture is resumed with the sites and layers that it was started with.
 
     Raises:
@@ -311,7 +317,7 @@ def _append_examples(job: Job, stored: Stored, *, show: bool | None) -> None:
         raise
 
 
-def _note_full_disk(error: OSError, path: Path) -> None:
+def _note_full_disk(error: OSError, path: StorePath) -> None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         smaller = "" if path.exists() else ", or capture fewer sites or layers or --dtype float16"
         error.add_note(f"The file system of {path} is full: free some space{smaller}.")

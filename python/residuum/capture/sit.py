@@ -15,10 +15,10 @@ from residuum.store.show import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from residuum.capture.job import Job
     from residuum.capture.session import Runs
+    from residuum.store.s3_path import StorePath
 
 
 NOTHING = Mark(0, 0, 0)
@@ -110,7 +110,7 @@ def sit(
         raise KeyboardInterrupt(message)
 
 
-def note_resume(error: Exception, path: Path) -> None:
+def note_resume(error: Exception, path: StorePath) -> None:
     """Add to an error what the store is left with."""
     n_example = Stored.read(path).committed.n_example
     error.add_note(

@@ -15,7 +15,7 @@ from residuum.sites import Site
 from residuum.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from residuum.store.s3_path import StorePath
 
 Json = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Stored:
     store: Store
 
     @classmethod
-    def read(cls, path: Path) -> Stored:
+    def read(cls, path: StorePath) -> Stored:
         """Open a store.
 
         Raises:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Run a model once and keep what it did.")
 @click.argument("model")
 @click.argument("inputs", metavar="INPUT", type=FilePath)
-@click.option("-o", "--out", required=True, metavar="RUN", type=FilePath, help="The store to make.")
+@click.option("-o", "--out", required=True, metavar="RUN", help="The store to make.")
 @click.option(
     "--site",
     "sites",
@@ -78,21 +78,22 @@ if TYPE_CHECKING:
 @click.option("--codec", type=Codec, help="How chunks are stored (none).")
 @click.option("--allow-nonfinite", is_flag=True, help="Keep NaN and infinite activations.")
 @debug_option
-def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noqa: ANN401
+def capture(model: str, inputs: Path, out: str, **options: Any) -> None:  # noqa: ANN401
     """Run MODEL over INPUT and keep what it did in RUN.
 
     MODEL is a folder or a name on the Hugging Face hub. INPUT is a .txt file (one input a line),
-    .jsonl, .csv, .parquet or a folder of images.
+    .jsonl, .csv, .parquet or a folder of images. RUN is a folder, or s3://bucket/name.
     """
     import residuum
     from residuum.capture.place import Place
+    from residuum.store.s3_path import store_path
     from residuum.store.show import count
 
     options["sites"] = options["sites"] or None
     if options["sites"] is None and not (options["resume"] or options["append"]):
         message = "Missing option '--site'."
         raise click.UsageError(message)
-    place = Place.look(out, resume=options["resume"], append=options["append"])
+    place = Place.look(store_path(out), resume=options["resume"], append=options["append"])
     if options["resume"] and not place.existing:
         click.echo(f"{out}: nothing to resume yet, a new capture.", err=True)
     store = residuum.capture(model, inputs, out, **options)
@@ -103,7 +104,7 @@ def capture(model: str, inputs: Path, out: Path, **options: Any) -> None:  # noq
     )
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: str) -> str:
     import shlex
 
-    return shlex.quote(str(path))
+    return shlex.quote(path)

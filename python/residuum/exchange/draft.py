@@ -23,6 +23,9 @@ def refuse_taken(*paths: Path) -> None:
         StoreError: something is there, or a folder on the way is a file.
     """
     for path in paths:
+        if path.parts[:1] == ("s3:",):
+            message = f"{path} is in a bucket: write to this machine, and upload what was made."
+            raise StoreError(message)
         if path.exists() or path.is_symlink():
             message = f"{path} exists already: nothing was written. Choose another name."
             raise StoreError(message)

@@ -24,6 +24,7 @@ from residuum.exchange.user_tables import renumbered
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
 from residuum.store.plan import CODECS
+from residuum.store.s3_path import S3Path
 from residuum.store.user_tables import names as user_table_names
 
 if TYPE_CHECKING:
@@ -168,7 +169,12 @@ def _write_rows(job: Job, writer: StoreWriter, space: RowSpace) -> None:
 def _copy_files(job: Job) -> None:
     """Copy weights and vocabulary."""
     source = job.selection.store.path / "weights"
-    if source.is_dir():
+    if isinstance(source, S3Path):
+        for file, _, _ in source.objects():
+            place = job.folder / "weights" / file.name
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    elif source.is_dir():
         shutil.copytree(source, job.folder / "weights")
 
 

@@ -57,6 +57,8 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
         ).fetchall()
         for statement in views.statements(store, {name for (name,) in found}):
             connection.execute(statement)
+        for name, data in views.datasets(store):
+            connection.register(name, data)
         for statement in macros.statements(store):
             connection.execute(statement)
     except BaseException:
@@ -73,6 +75,8 @@ def refresh(store: Store, connection: "duckdb.DuckDBPyConnection") -> None:
     """
     for statement in views.added(store):
         connection.execute(statement)
+    for name, data in views.added_datasets(store):
+        connection.register(name, data)
 
 
 Store.connector = staticmethod(connect)

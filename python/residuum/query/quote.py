@@ -1,8 +1,8 @@
 """Names, texts and file names as they are written in SQL."""
 
+import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -17,7 +17,7 @@ def name(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
-def parquet(files: Iterable[Path]) -> str:
+def parquet(files: Iterable[os.PathLike[str]]) -> str:
     """A table function that reads exactly these files.
 
     DuckDB takes file names for patterns: a sign that means something there goes into brackets, in

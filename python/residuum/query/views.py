@@ -7,10 +7,12 @@ DuckDB filters and joins the numbers first, and only rows that survive are decod
 from collections.abc import Iterator, Set
 
 import pyarrow as pa
+import pyarrow.dataset
 
 from residuum.query import quote
 from residuum.store import SiteArray, Store
-from residuum.store.parts import BASE_SCHEMAS, require
+from residuum.store.parts import BASE_SCHEMAS, dataset, require
+from residuum.store.s3_path import S3Path, StorePath
 
 MAX_ARRAY = 32_768
 """The widest vector that the extension gives as an array; wider ones, such as logits, are lists."""
@@ -19,9 +21,13 @@ _SQL_TYPES = {pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.string(): "VARCHAR
 
 
 def statements(store: Store, functions: Set[str]) -> Iterator[str]:
-    """Yield a `CREATE VIEW` per table, site and result; `functions` are those the extension has."""
-    for name in BASE_SCHEMAS:
-        yield _view(name, _table(store, name))
+    """Yield a `CREATE VIEW` per table, site and result; `functions` are those the extension has.
+
+    Of a store in a bucket only the sites: its tables are `datasets`.
+    """
+    if not isinstance(store.path, S3Path):
+        for name in BASE_SCHEMAS:
+            yield _view(name, _table(store, name))
     for name in store.sites:
         yield _view(name, site(store, store[name], functions))
     yield from added(store)
@@ -29,11 +35,35 @@ def statements(store: Store, functions: Set[str]) -> Iterator[str]:
 
 def added(store: Store) -> Iterator[str]:
     """Yield a `CREATE VIEW` per user table and result: what a store can gain after its capture."""
+    if not isinstance(store.path, S3Path):
+        for name, parts in _added_parts(store):
+            yield _view(name, f"SELECT * FROM {quote.parquet(parts)}")
+
+
+def datasets(store: Store) -> Iterator[tuple[str, pyarrow.dataset.Dataset]]:
+    """Yield name and data of every table and result of a store in a bucket.
+
+    DuckDB has no way of its own to a bucket: its extension for that is another download. It scans
+    a dataset through pyarrow instead, columns and filters pushed down, nothing read before.
+    """
+    if isinstance(store.path, S3Path):
+        for name in BASE_SCHEMAS:
+            yield name, store.dataset(name)
+    yield from added_datasets(store)
+
+
+def added_datasets(store: Store) -> Iterator[tuple[str, pyarrow.dataset.Dataset]]:
+    """Yield those that a store in a bucket can gain after its capture."""
+    if isinstance(store.path, S3Path):
+        for name, parts in _added_parts(store):
+            yield name, dataset(parts, pa.schema([]))
+
+
+def _added_parts(store: Store) -> Iterator[tuple[str, list[StorePath]]]:
     for name in store.tables:
         if name not in BASE_SCHEMAS:
-            yield _view(name, f"SELECT * FROM {quote.parquet(store.parts(name))}")
-    for name, file in _newest_results(store).items():
-        yield _view(name, f"SELECT * FROM {file}")
+            yield name, store.parts(name)
+    yield from _newest_results(store).items()
 
 
 def site(store: Store, array: SiteArray, functions: Set[str]) -> str:
@@ -68,15 +98,15 @@ def _table(store: Store, name: str) -> str:
     return f"SELECT {columns} WHERE false"
 
 
-def _newest_results(store: Store) -> dict[str, str]:
-    """The table function of each result table, `<analysis>_<table>`; of several keys the newest."""
+def _newest_results(store: Store) -> dict[str, list[StorePath]]:
+    """The file of each result table, `<analysis>_<table>`; of several keys the newest."""
     taken = {*store.sites, *store.tables}
-    found = {}
+    found: dict[str, list[StorePath]] = {}
     for result in store.results.list():
         for table in result.tables:
             name = f"{result.analysis}_{table}"
             if name not in taken:
-                found[name] = quote.parquet([result.path / f"{table}.parquet"])
+                found[name] = [result.path / f"{table}.parquet"]
     return found
 
 

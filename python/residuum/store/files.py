@@ -4,14 +4,25 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+from residuum import _residuum
+from residuum.store.s3_path import S3Path, StorePath
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+
+def write_atomic(path: StorePath, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file, make it durable, then give it its name.
 
-    An existing file of that name is replaced. After an error nothing is left behind.
+    An existing file of that name is replaced. After an error nothing is left behind. What is to lie
+    in a bucket is written here first, and then uploaded.
     """
+    if isinstance(path, S3Path):
+        with TemporaryDirectory(prefix="residuum-") as folder:
+            here = Path(folder) / path.name
+            write_atomic(here, write)
+            _residuum.object_upload(here, path)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -27,9 +38,16 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     sync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: StorePath, data: bytes) -> None:
     """`write_atomic` of bytes that are in memory."""
     write_atomic(path, lambda file: file.write(data))
+
+
+def tree_bytes(path: StorePath) -> int:
+    """Bytes of all files below a folder."""
+    if isinstance(path, S3Path):
+        return sum(length for _, length, _ in path.objects())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def sync_file(path: Path) -> None:

@@ -1,7 +1,7 @@
 """`examples` and `tokens`: Parquet parts, of which a commit says which ones count."""
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from residuum.errors import StoreError
 from residuum.store.files import write_atomic
+from residuum.store.s3_path import S3Path, StorePath
 
 EXAMPLES = "examples"
 TOKENS = "tokens"
@@ -47,7 +48,7 @@ def part_name(number: int, n_saved: int | None = None) -> str:
     return f"part-{number:08d}{saved}.parquet"
 
 
-def write_part(folder: Path, name: str, table: pa.Table) -> None:
+def write_part(folder: StorePath, name: str, table: pa.Table) -> None:
     """Write one part, durable before it has its name."""
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,7 +58,7 @@ def write_part(folder: Path, name: str, table: pa.Table) -> None:
     write_atomic(folder / name, write)
 
 
-def remove_unlisted(tables: Path, listed: Mapping[str, Sequence[str]]) -> None:
+def remove_unlisted(tables: StorePath, listed: Mapping[str, Sequence[str]]) -> None:
     """Remove parts that no commit needs: what an interrupted or killed capture saved."""
     for name in (EXAMPLES, TOKENS):
         for path in (tables / name).glob("part-*.parquet"):
@@ -65,7 +66,7 @@ def remove_unlisted(tables: Path, listed: Mapping[str, Sequence[str]]) -> None:
                 path.unlink()
 
 
-def require(parts: Sequence[Path]) -> None:
+def require(parts: Sequence[StorePath]) -> None:
     """Refuse parts that are not there.
 
     Raises:
@@ -77,7 +78,18 @@ def require(parts: Sequence[Path]) -> None:
             raise StoreError(message)
 
 
-def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:
+def read_parquet(path: StorePath) -> pa.Table:
+    """Read one file whole.
+
+    Raises:
+        pa.ArrowException: it is no Parquet file.
+        OSError: it cannot be read.
+    """
+    source = pa.BufferReader(path.read_bytes()) if isinstance(path, S3Path) else path
+    return pyarrow.parquet.read_table(source, partitioning=None)
+
+
+def dataset(parts: Sequence[StorePath], empty: pa.Schema) -> pyarrow.dataset.Dataset:
     """Return the parts as one dataset; columns that some of them lack are null there.
 
     Raises:
@@ -88,11 +100,23 @@ def dataset(parts: Sequence[Path], empty: pa.Schema) -> pyarrow.dataset.Dataset:
     require(parts)
     try:
         factory = pyarrow.dataset.FileSystemDatasetFactory(
-            pa.fs.LocalFileSystem(),
-            [str(path) for path in parts],
+            _file_system(parts[0]),
+            [path.key if isinstance(path, S3Path) else str(path) for path in parts],
             pyarrow.dataset.ParquetFileFormat(),
         )
         return factory.finish(factory.inspect(promote_options="permissive"))
     except (pa.ArrowException, OSError) as error:
         message = f"{parts[0].parent} is damaged: {error}"
         raise StoreError(message) from error
+
+
+def _file_system(path: StorePath) -> pyarrow.fs.FileSystem:
+    if not isinstance(path, S3Path):
+        return pa.fs.LocalFileSystem()
+    # Everything else it takes from the environment that the core takes it from too.
+    return pa.fs.S3FileSystem(
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL"),
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        anonymous=os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"),
+    )

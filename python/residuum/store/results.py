@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
+from residuum import _residuum
 from residuum.errors import ArgumentError, StoreError
 from residuum.store.files import sync_folder, write_bytes
-from residuum.store.parts import write_part
+from residuum.store.parts import read_parquet, write_part
+from residuum.store.s3_path import S3Path, StorePath
 
 PROVENANCE = "provenance.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -49,7 +49,7 @@ class StoredResult:
 
     analysis: str
     key: str
-    path: Path
+    path: StorePath
     tables: tuple[str, ...]
     provenance: Mapping[str, Any]
 
@@ -57,7 +57,7 @@ class StoredResult:
 class Results:
     """The results of one store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StorePath) -> None:
         """Look below `folder`, which need not exist."""
         self._folder = folder
 
@@ -79,14 +79,17 @@ class Results:
         for name in (analysis, key, *tables):
             _check_name(name)
         folder = self._folder / analysis / key
+        stamped = {**provenance, "libraries": _versions(), "time": _now()}
+        described = json.dumps(stamped, indent=2).encode()
+        if isinstance(folder, S3Path):
+            return self._put_objects(folder, tables, described)
         folder.parent.mkdir(parents=True, exist_ok=True)
         making = folder.with_name(f".{key}.{secrets.token_hex(4)}.making")
         making.mkdir()
         try:
             for name, table in tables.items():
                 write_part(making, f"{name}.parquet", table)
-            stamped = {**provenance, "libraries": _versions(), "time": _now()}
-            write_bytes(making / PROVENANCE, json.dumps(stamped, indent=2).encode())
+            write_bytes(making / PROVENANCE, described)
             try:
                 making.rename(folder)
             except OSError:
@@ -95,6 +98,16 @@ class Results:
         finally:
             shutil.rmtree(making, ignore_errors=True)
         sync_folder(folder.parent)
+        return self._read(folder)
+
+    def _put_objects(
+        self, folder: S3Path, tables: Mapping[str, pa.Table], described: bytes
+    ) -> StoredResult:
+        """Keep a result in a bucket; it is there once its provenance is, which comes last."""
+        if not (folder / PROVENANCE).exists():
+            for name, table in tables.items():
+                write_part(folder, f"{name}.parquet", table)
+            _residuum.object_create(described, folder / PROVENANCE)
         return self._read(folder)
 
     def get(self, analysis: str, key: str) -> tuple[dict[str, pa.Table], dict[str, Any]] | None:
@@ -108,10 +121,7 @@ class Results:
             return None
         found = self._read(folder)
         try:
-            tables = {
-                name: pyarrow.parquet.read_table(folder / f"{name}.parquet", partitioning=None)
-                for name in found.tables
-            }
+            tables = {name: read_parquet(folder / f"{name}.parquet") for name in found.tables}
         except (pa.ArrowException, OSError) as error:
             message = f"{folder} is damaged: {error}; remove it and ask again"
             raise StoreError(message) from error
@@ -134,7 +144,7 @@ class Results:
         lines = [f"{r.analysis} {r.key}: {', '.join(r.tables)}" for r in self.list()]
         return "\n".join(lines) or "no results"
 
-    def _read(self, folder: Path) -> StoredResult:
+    def _read(self, folder: StorePath) -> StoredResult:
         try:
             provenance = json.loads((folder / PROVENANCE).read_bytes())
         except ValueError as error:

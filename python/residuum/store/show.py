@@ -4,6 +4,8 @@ import html as escaping
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from residuum.store.files import tree_bytes
+
 if TYPE_CHECKING:
     from residuum.store.site_array import SiteArray
     from residuum.store.store import Store
@@ -37,7 +39,7 @@ def info(store: "Store") -> dict[str, Any]:
             }
             for result in store.results.list()
         ],
-        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "bytes": tree_bytes(store.path),
     }
 
 

@@ -186,8 +186,8 @@ class SiteArray:
         are never mixed. A window is the larger of 128 MiB and a batch with one chunk, or what
         `window_rows` says: an array within it is permuted as a whole. The order is a function of
         `seed`, the number of rows, `chunk_rows`, `batch_rows` and the window. Out of plain chunks
-        rows are copied straight into their batches; of compressed ones up to three windows are in
-        memory, so choose `window_rows` by that.
+        rows are copied straight into their batches; of compressed ones, and of those
+        in a bucket, up to three windows are in memory, so choose `window_rows` by that.
 
         Args:
             layer: the layer; None reads all captured layers, or a site without layers.
@@ -237,10 +237,10 @@ class SiteArray:
             return self.read(rows, layer, heads, dtype=dtype)
 
         first_row = start * batch_rows
-        if self.core.codec == "none":
+        if self.core.reads_rows_alone:
             found = batches.ahead(order.batches(first_row), read, batches.AHEAD)
         else:
-            # Out of a compressed chunk rows come only all together.
+            # Rows come best with all of their chunk: it is compressed, or lies in a bucket.
             windows = ((rows, rows[:0]) for _, rows in order.windows(first_row))
             found = batches.cut(batches.ahead(windows, read, 1), batch_rows)
         if with_rows:

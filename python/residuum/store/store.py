@@ -9,7 +9,6 @@ Store ──▶ SiteArray            arrays, through the core
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from residuum.errors import QueryError, SiteError, StoreError
 from residuum.store import show, user_tables
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
+from residuum.store.s3_path import S3Path, StorePath, store_path
 from residuum.store.selection import Selector
 from residuum.store.site_array import SiteArray
 from residuum.store.statistics import SiteStatistics
@@ -44,16 +44,16 @@ class Store:
     """How to show a connection the tables and results that came after it; set likewise."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the store in a folder.
+        """Open the store in a folder, or in a bucket under a URL such as `s3://bucket/run.residuum`.
 
         Raises:
             StoreError: there is none, it is damaged, or a newer version of residuum wrote it.
         """
-        self.path = Path(path).absolute()
+        self.path = store_path(path)
         self._core = _residuum.Store(self.path)
         self._commit: dict[str, Any] = self._core.commit
         self._arrays: dict[str, SiteArray] = {}
-        self._shown: frozenset[tuple[str, int]] = frozenset()
+        self._shown: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def commit(self) -> int:
@@ -221,7 +221,7 @@ class Store:
         """
         user_tables.write(self.path / "tables", name, table, replace=replace)
 
-    def parts(self, name: str) -> list[Path]:
+    def parts(self, name: str) -> list[StorePath]:
         """Files of a table, in order; of `examples` and `tokens` those that the commit lists."""
         folder = self.path / "tables" / name
         if name in (EXAMPLES, TOKENS):
@@ -291,11 +291,15 @@ class Store:
             self._shown = added
         return connection.sql(query, params=params)
 
-    def _added(self) -> frozenset[tuple[str, int]]:
+    def _added(self) -> frozenset[tuple[str, str]]:
         """What tells whether a user table or result has come or changed: files and times."""
         patterns = ("tables/*/*.parquet", "results/*/[!.]*/*.json")
+        if isinstance(self.path, S3Path):
+            folders = [self.path / "tables", self.path / "results"]
+            found = [listed for folder in folders for listed in folder.objects()]
+            return frozenset((str(path), etag) for path, _, etag in found)
         files = [file for pattern in patterns for file in self.path.glob(pattern)]
-        return frozenset((str(file), file.stat().st_mtime_ns) for file in files)
+        return frozenset((str(file), str(file.stat().st_mtime_ns)) for file in files)
 
     @cached_property
     def _connection(self) -> "duckdb.DuckDBPyConnection":
@@ -344,7 +348,7 @@ class Store:
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """Open a store at its last commit.
+    """Open a store at its last commit; `path` is its folder or a URL such as `s3://bucket/name`.
 
     Raises:
         StoreError: there is none, it is damaged, or a newer version of residuum wrote it.

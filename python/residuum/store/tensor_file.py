@@ -6,7 +6,6 @@ length of the header (u64) · header (JSON) · data
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum.errors import StoreError
+from residuum.store.s3_path import S3Path, StorePath
 
 KINDS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -35,8 +35,8 @@ class Tensor:
     begin: int
     end: int
 
-    def map(self, path: Path) -> NDArray[Any]:
-        """The tensor, memory-mapped; one without elements is made.
+    def map(self, path: StorePath) -> NDArray[Any]:
+        """The tensor, memory-mapped, out of a bucket read; one without elements is made.
 
         Raises:
             StoreError: a type that is not among `KINDS`, or bytes that do not fit it.
@@ -50,24 +50,26 @@ class Tensor:
             raise StoreError(message)
         if self.begin == self.end:
             return np.empty(self.shape, dtype)
+        if isinstance(path, S3Path):
+            data = np.frombuffer(path.read_range(self.begin, self.end), dtype)
+            return data.reshape(self.shape)
         data = np.memmap(path, dtype, "r", offset=self.begin, shape=self.shape)
         # A plain array over the same map: np.memmap's subclass survives arithmetic and surprises.
         return np.asarray(data)
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: StorePath) -> dict[str, Tensor]:
     """The tensors of a file by name; nothing of them is read.
 
     Raises:
         StoreError: the header is not believable.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(_MAX_HEADER, size - 8):
-            message = f"{path} is damaged: its header claims {length} bytes"
-            raise StoreError(message)
-        text = file.read(length)
+    size = path.size() if isinstance(path, S3Path) else path.stat().st_size
+    length = int.from_bytes(_read(path, 0, min(8, size)), "little")
+    if length > min(_MAX_HEADER, size - 8):
+        message = f"{path} is damaged: its header claims {length} bytes"
+        raise StoreError(message)
+    text = _read(path, 8, 8 + length)
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
@@ -75,6 +77,14 @@ def read_header(path: Path) -> dict[str, Tensor]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         message = f"{path} is damaged: its header is wrong: {error}"
         raise StoreError(message) from error
+
+
+def _read(path: StorePath, start: int, end: int) -> bytes:
+    if isinstance(path, S3Path):
+        return path.read_range(start, end)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
 
 
 def _tensor(entry: Mapping[str, Any], start: int, size: int) -> Tensor:

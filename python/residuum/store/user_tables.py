@@ -1,7 +1,6 @@
 """Tables that the user adds to a store: labels, groups, judgements; joined in SQL."""
 
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -9,12 +8,13 @@ import pyarrow.parquet
 from residuum.errors import ArgumentError, StoreError
 from residuum.sites import Site
 from residuum.store.parts import EXAMPLES, TOKENS, part_name, write_part
+from residuum.store.s3_path import StorePath
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PART = part_name(0)
 
 
-def names(tables: Path) -> list[str]:
+def names(tables: StorePath) -> list[str]:
     """Names of the user's tables, sorted."""
     return sorted(
         path.parent.name
@@ -23,7 +23,7 @@ def names(tables: Path) -> list[str]:
     )
 
 
-def write(tables: Path, name: str, table: pa.Table, *, replace: bool) -> None:
+def write(tables: StorePath, name: str, table: pa.Table, *, replace: bool) -> None:
     """Keep a table under a name, whole or not at all.
 
     Raises:
@@ -48,7 +48,7 @@ def write(tables: Path, name: str, table: pa.Table, *, replace: bool) -> None:
     write_part(tables / name, _PART, table)
 
 
-def path(tables: Path, name: str) -> Path:
+def path(tables: StorePath, name: str) -> StorePath:
     """The file of a user table.
 
     Raises:

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from residuum import _residuum
 from residuum.errors import StoreError
-from residuum.store.parts import EXAMPLES, TOKENS
+from residuum.store.parts import EXAMPLES, TOKENS, read_parquet
+from residuum.store.s3_path import StorePath, store_path
 from residuum.store.show import count, size
 
 
@@ -65,9 +64,9 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     """Read a store back.
 
     Raises:
-        StoreError: the folder is no store, or one of a newer format.
+        StoreError: there is no store, or one of a newer format.
     """
-    folder = Path(path).absolute()
+    folder = store_path(path)
     report = _residuum.verify(folder)
     problems = [Problem(file, what) for file, what in report["problems"]]
     problems.extend(_table_problems(folder))
@@ -81,7 +80,7 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     )
 
 
-def _table_problems(folder: Path) -> Iterator[Problem]:
+def _table_problems(folder: StorePath) -> Iterator[Problem]:
     """Parts that the commit lists but that are absent, unreadable or do not add up."""
     try:
         commit = _residuum.Store(folder).commit
@@ -94,7 +93,7 @@ def _table_problems(folder: Path) -> Iterator[Problem]:
             if not (folder / file).is_file():
                 return  # likewise
             try:
-                table = pyarrow.parquet.read_table(folder / file, partitioning=None)
+                table = read_parquet(folder / file)
             except (OSError, pa.ArrowException) as error:
                 yield Problem(file, str(error))
                 return

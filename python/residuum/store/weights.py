@@ -1,9 +1,8 @@
-"""The readout weights: `weights/readout.safetensors`, memory-mapped, and the vocabulary."""
+"""The readout weights, `weights/readout.safetensors`, read tensor by tensor, and the vocabulary."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from residuum.errors import ArgumentError, StoreError
 from residuum.store import tensor_file
 from residuum.store.files import write_atomic, write_bytes
+from residuum.store.s3_path import StorePath
 
 WEIGHTS_FILE = "readout.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
@@ -23,7 +23,7 @@ _DTYPES = (np.dtype("<f4"), np.dtype("<f2"), np.dtype(ml_dtypes.bfloat16))
 class Weights(Mapping[str, NDArray[np.float32]]):
     """Tensors by name, such as `weights["W_U"]`; float32, 16-bit tensors widened when asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         """Read the header; a store without weights has an empty mapping.
 
         Raises:
@@ -63,7 +63,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         return f"Weights({inner})"
 
 
-def write_weights(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+def write_weights(path: StorePath, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write tensors of float32, float16 or bfloat16 (float64 is rounded to float32) as safetensors.
 
     Raises:
@@ -94,7 +94,7 @@ def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _check(path: Path, name: str, tensor: tensor_file.Tensor) -> None:
+def _check(path: StorePath, name: str, tensor: tensor_file.Tensor) -> None:
     """Refuse a tensor that is no weight of ours, or whose bytes do not fit its shape."""
     dtype = tensor_file.KINDS.get(tensor.kind)
     n_bytes = tensor.end - tensor.begin
@@ -106,13 +106,13 @@ def _check(path: Path, name: str, tensor: tensor_file.Tensor) -> None:
         raise StoreError(message)
 
 
-def write_vocabulary(path: Path, words: Sequence[str]) -> None:
+def write_vocabulary(path: StorePath, words: Sequence[str]) -> None:
     """Write the decoded text of every token id, in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(list(words), ensure_ascii=False).encode())
 
 
-def read_vocabulary(path: Path) -> list[str]:
+def read_vocabulary(path: StorePath) -> list[str]:
     """Read the decoded text of every token id; empty where the model has no tokens.
 
     Raises:

@@ -4,7 +4,9 @@
                            add_examples, add_tokens ──▶ Pending ──▶ parts ──────┴──▶ commit
 
 A store under creation is made beside its place and renamed there with an empty commit, so that
-it opens from its first instant on. Rows of activations come in any order; table rows wait until a
+it opens from its first instant on. In a bucket, where nothing can be renamed, it is uploaded root
+last, shards go up as they are finished, and the commit record is made only if there is none of its
+number. Rows of activations come in any order; table rows wait until a
 commit covers their activations.
 
 `StoreWriter.grow` adds sites or layers to rows that are there. Its examples and rows count from 0
@@ -33,6 +35,7 @@ from residuum.store.files import sync_folder, write_bytes
 from residuum.store.parts import part_name, remove_unlisted, write_part
 from residuum.store.pending import Pending
 from residuum.store.plan import DEFAULT_SHARD_ROWS, ArrayPlan, Codec
+from residuum.store.s3_path import S3Path, StorePath, store_path
 
 FORMAT = 1
 DEFAULT_MEMORY = 512 << 20
@@ -46,7 +49,7 @@ class StoreWriter:
     What no commit covered is lost on leaving, and the store is as its last commit says.
     """
 
-    def __init__(self, path: Path, core: _residuum.Writer) -> None:
+    def __init__(self, path: StorePath, core: _residuum.Writer) -> None:
         """Take over an open core writer; use `create` or `open` instead."""
         self.path = path
         self._core = core
@@ -90,7 +93,11 @@ class StoreWriter:
             StoreError: something is at `path` already, or the disk refuses.
             ArgumentError: an array that cannot be stored.
         """
-        path = Path(path).absolute()
+        place = store_path(path)
+        if isinstance(place, S3Path):
+            message = f"{place} is in a bucket: make the store in a folder and `upload` it"
+            raise ArgumentError(message)
+        path = place
         _refuse_taken(path)
         specs = [
             plan.spec(
@@ -130,9 +137,18 @@ class StoreWriter:
         Raises:
             StoreError: no store, a damaged one, or one that another process writes.
         """
-        path = Path(path).absolute()
-        core = _residuum.Writer.open(path, memory_bytes=memory_bytes, threads=_threads(threads))
-        return cls(path, core)
+        place = store_path(path)
+        core = _residuum.Writer.open(place, memory_bytes=memory_bytes, threads=_threads(threads))
+        return cls(place, core)
+
+    @staticmethod
+    def upload(folder: Path, url: S3Path) -> None:
+        """Copy the new store in a folder to a bucket; it can be opened there once it is whole.
+
+        Raises:
+            StoreError: a store is there, or is being made, or the server refuses.
+        """
+        _residuum.Writer.upload(folder, url)
 
     @classmethod
     def grow(
@@ -171,13 +187,13 @@ class StoreWriter:
             for plan in arrays
         ]
         core = _residuum.Writer.grow(
-            Path(path).absolute(),
+            store_path(path),
             specs,
             resume=dict(resume),
             memory_bytes=memory_bytes,
             threads=_threads(threads),
         )
-        return cls(Path(path).absolute(), core)
+        return cls(store_path(path), core)
 
     @property
     def growing(self) -> bool:

@@ -20,6 +20,20 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A server that keeps objects refused, or could not be reached.
+    #[error("{}: {what}", path.display())]
+    Remote {
+        /// The URL the request was about.
+        path: PathBuf,
+        /// What the server said and what can be done.
+        what: String,
+    },
+    /// An object took the place of the one that was being read.
+    #[error("{} was replaced while it was read: open the store again", path.display())]
+    Replaced {
+        /// The object's URL.
+        path: PathBuf,
+    },
     /// The user wanted to stop; see `interrupt`.
     #[error("interrupted")]
     Interrupted,
@@ -250,6 +264,21 @@ impl Error {
         Self::Argument { what: what.into() }
     }
 
+    /// True if there is nothing at the place that the error is about.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// True if something is there that was to be made.
+    pub(crate) fn is_already_there(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+
+    /// True if an object was replaced between two reads of it.
+    pub(crate) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Replaced { .. })
+    }
+
     /// True if the disk or the user's quota is full.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }
@@ -260,6 +289,8 @@ impl Error {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. }
+            | Self::Remote { path, .. }
+            | Self::Replaced { path }
             | Self::NotAStore { path, .. }
             | Self::StoreExists { path }
             | Self::NewerFormat { path, .. }

@@ -1,6 +1,6 @@
 //! The store's reader and writer and the kernels: no Python, no `DuckDB`, no torch, no printing.
 //!
-//! A [`Store`] is a folder opened at its last [`Commit`]; a [`SiteArray`] is one Zarr array in it;
+//! A [`Store`] is a folder, or a prefix in a bucket, opened at its last [`Commit`]; a [`SiteArray`] is one Zarr array in it;
 //! a [`Writer`] fills arrays from many threads and makes commits. [`kernels`] are arrays in, arrays out
 //! and know nothing of stores. [`stream`] runs kernels over a store within a memory budget.
 //!
@@ -16,6 +16,13 @@ pub mod kernels;
 mod site;
 mod store;
 pub mod stream;
+
+/// Single objects of a bucket, for what lies beside the arrays of a store. A path here is an `s3://` URL.
+pub mod objects {
+    pub use crate::store::objects::{
+        Stamp, create_new, is_url, length, list, put_file, read, read_range, remove, stamp,
+    };
+}
 
 pub use error::{Error, Result};
 pub use site::{RowSpace, Site};

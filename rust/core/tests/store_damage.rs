@@ -296,7 +296,7 @@ fn a_damaged_newest_commit_falls_back_and_is_reported() {
     let folder = full_store(Codec::None, 22);
     fs::write(folder.path().join("commits/00000002.json"), "{\"format\": 1").unwrap();
     let store = Store::open(folder.path()).unwrap();
-    assert_eq!((store.commit().commit, store.is_current()), (1, true));
+    assert_eq!((store.commit().commit, store.is_current().unwrap()), (1, true));
     assert!(problems(folder.path())[0].starts_with("commits/00000002.json"));
     // A writer goes on after it and does not reuse its number.
     let writer = Writer::open(folder.path(), OPTIONS).unwrap();

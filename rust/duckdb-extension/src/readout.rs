@@ -12,8 +12,7 @@ use crate::failure::{Failure, Result};
 /// The model has no unembedding.
 pub(crate) fn unembedding_shape(store: &Store) -> Result<(usize, usize)> {
     // A model without readout weights, such as an encoder of images, has no such file.
-    let has_weights = store.path().join("weights").join("readout.safetensors").exists();
-    let weights = has_weights.then(|| store.weights()).transpose()?;
+    let weights = store.has_weights()?.then(|| store.weights()).transpose()?;
     match weights.as_ref().and_then(|weights| weights.shape("W_U")) {
         Some(&[d_model, d_vocab]) => Ok((d_model, d_vocab)),
         _ => Err(Failure::new(format!(

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use residuum_core::{SiteArray, Store};
+use residuum_core::{SiteArray, Store, objects};
 
 use crate::failure::Result;
 use crate::ffi::replacement::ReplacementScan;
@@ -128,7 +128,10 @@ fn write(out: &mut OutputChunk<'_>, index: usize, column: usize, entries: &[Entr
     Ok(())
 }
 
-/// Lets `FROM 'run.residuum'` list the sites of the store in that folder.
+/// The longest root of a store that a replacement scan reads.
+const MAX_ROOT: u64 = 1 << 24;
+
+/// Lets `FROM 'run.residuum'` list the sites of the store in that folder or bucket.
 #[derive(Debug)]
 pub(crate) struct StoreFolder;
 
@@ -137,7 +140,16 @@ impl ReplacementScan for StoreFolder {
 
     /// Only folders whose `zarr.json` carries our attribute: other extensions read Zarr too.
     fn claims(name: &str) -> bool {
-        let Ok(text) = fs::read(Path::new(name).join("zarr.json")) else { return false };
+        let path = Path::new(name);
+        let root = path.join("zarr.json");
+        let text = if objects::is_url(path) {
+            // A request only for what can be a store: other extensions read other files of a bucket.
+            let can_be = path.extension().is_none_or(|extension| extension == "residuum");
+            can_be.then(|| objects::read(&root, MAX_ROOT).ok()).flatten()
+        } else {
+            fs::read(root).ok()
+        };
+        let Some(text) = text else { return false };
         serde_json::from_slice::<serde_json::Value>(&text)
             .is_ok_and(|root| root.pointer("/attributes/residuum").is_some())
     }

@@ -42,6 +42,8 @@ fn class(error: &Error) -> &'static str {
         | Error::NoAxis { .. } => "SiteError",
         Error::OutOfRange { .. } => "SelectionError",
         Error::Io { .. }
+        | Error::Remote { .. }
+        | Error::Replaced { .. }
         | Error::NotAStore { .. }
         | Error::StoreExists { .. }
         | Error::NewerFormat { .. }

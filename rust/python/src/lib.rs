@@ -4,7 +4,7 @@
 //! error; `call::detached` does the two in the middle and the last, so that no binding forgets one.
 //!
 //! ```text
-//! residuum.store ──▶ store.rs, writer.rs, verify.rs ┐
+//! residuum.store ──▶ store.rs, writer.rs, objects.rs… ┐
 //!                                                   ├──▶ call.rs ──▶ residuum_core
 //! residuum.kernels ──▶ one file per kernel ─────────┘      │
 //!                                                       error.rs ──▶ residuum.errors
@@ -22,6 +22,7 @@ mod matmul;
 mod matrix;
 mod moments;
 mod norm;
+mod objects;
 mod spec;
 mod store;
 mod verify;
@@ -48,6 +49,10 @@ mod _residuum {
     use crate::moments::{moments, pca, site_moments};
     #[pymodule_export]
     use crate::norm::Norm;
+    #[pymodule_export]
+    use crate::objects::{
+        object_create, object_length, object_list, object_read, object_remove, object_upload,
+    };
     #[pymodule_export]
     use crate::spec::ArraySpec;
     #[pymodule_export]

@@ -75,8 +75,8 @@ impl Store {
     }
 
     /// True while no newer commit has appeared.
-    fn is_current(&self) -> bool {
-        self.core.is_current()
+    fn is_current(&self, py: Python<'_>) -> PyResult<bool> {
+        detached(py, || self.core.is_current())
     }
 
     /// Bytes read, chunks decoded and rows read through this store so far.
@@ -138,6 +138,12 @@ impl SiteArray {
     #[getter]
     fn codec(&self) -> &'static str {
         self.core.spec().codec.as_str()
+    }
+
+    /// Whether single rows are read for what they cost themselves.
+    #[getter]
+    fn reads_rows_alone(&self) -> bool {
+        self.core.reads_rows_alone()
     }
 
     /// Brings chunks into memory, all of each; see `SiteArray.stream`.

@@ -52,6 +52,12 @@ impl Writer {
         detached(py, || CoreWriter::open(&path, options)).map(Self::new)
     }
 
+    /// Uploads the store in `folder` to a URL where there is none.
+    #[staticmethod]
+    fn upload(py: Python<'_>, folder: PathBuf, path: PathBuf) -> PyResult<()> {
+        detached(py, || CoreWriter::upload(&folder, &path))
+    }
+
     /// Begins to add arrays or layers to the rows of a store.
     #[staticmethod]
     #[pyo3(signature = (path, arrays, *, resume, memory_bytes, threads))]

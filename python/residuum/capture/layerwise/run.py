@@ -9,6 +9,7 @@ the stream on.
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from residuum.capture import grow as growing
@@ -130,7 +131,9 @@ class _Course:
         self.shell: Shell = job.loaded.shell
         self.adapter = job.loaded.adapter
         self.stages = stages(self.shell, self.adapter, job.wanted)
-        self.streams = Streams(job.path)
+        # A folder: what is in a bucket was refused before the model was loaded.
+        self.folder = Path(job.path)
+        self.streams = Streams(self.folder)
         self.show = show
 
     def begin(self, wanted: Wanted, record: Json) -> None:
@@ -156,7 +159,7 @@ class _Course:
         first = 0 if latest is None else latest + 1
         if first == 0 and self.streams.folder.exists():
             shutil.rmtree(self.streams.folder)
-        draft = Draft(self.job.path, self.shell, self.adapter)
+        draft = Draft(self.folder, self.shell, self.adapter)
         for stage in self.stages[:first]:
             draft.skip(stage.weights)
         for stage in self.stages[first:]:

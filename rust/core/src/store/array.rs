@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use super::{
     counters::Counters,
     dtype::Element,
+    files,
     gather::{Cells, runs},
     read::Read,
     shards::Shards,
@@ -117,26 +118,37 @@ impl SiteArray {
     }
 
     /// The per-chunk statistics; `None` where the array keeps none, or the store came without them.
-    pub fn statistics(&self) -> Option<Statistics> {
-        let kept = || {
-            let spec = Arc::new(self.spec.clone());
-            Statistics::new(&self.store, spec, self.physical_rows, &self.counters)
-        };
-        self.spec.statistics.then(kept).filter(Statistics::exist)
+    ///
+    /// # Errors
+    /// `Remote` if the server of a store in a bucket refuses.
+    pub fn statistics(&self) -> Result<Option<Statistics>> {
+        if !self.spec.statistics {
+            return Ok(None);
+        }
+        let spec = Arc::new(self.spec.clone());
+        let kept = Statistics::new(&self.store, spec, self.physical_rows, &self.counters);
+        Ok(kept.exist()?.then_some(kept))
+    }
+
+    /// Whether single rows are read for what they cost themselves. Those of a compressed chunk come all together,
+    /// those of a store in a bucket wait for a server each.
+    pub fn reads_rows_alone(&self) -> bool {
+        self.spec.codec == Codec::None && !self.shards.are_objects()
     }
 
     /// Looks for the last shard of every captured layer, so that a store without its data does not open.
     pub(crate) fn check_present(&self) -> Result<()> {
         let Some(last) = self.n_row.checked_sub(1) else { return Ok(()) };
-        for layer in self.spec.layer_keys() {
-            let path = self.shards.path(&self.spec, (last / self.spec.shard_rows, layer));
-            if !path.is_file() {
+        let place = |layer| self.shards.path(&self.spec, (last / self.spec.shard_rows, layer));
+        let shards: Vec<PathBuf> = self.spec.layer_keys().into_iter().map(place).collect();
+        match files::first_missing(&shards)? {
+            Some(path) => {
                 let why =
                     format!("the last commit has {} rows of `{}`", self.n_row, self.spec.path);
-                return Err(Error::Missing { path, why });
+                Err(Error::Missing { path, why })
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The error for a layer that is not here, or is beyond the model; it lists the captured layers.
@@ -214,8 +226,8 @@ impl SiteArray {
     }
 
     /// Brings whole chunks of plain bytes into memory, so that rows can be read out of them in any order without
-    /// a wait for each. Chunks that were brought in before, and compressed ones, which are read whole anyway,
-    /// cost nothing.
+    /// a wait for each. Chunks that were brought in before cost nothing; where `reads_rows_alone` is false nothing
+    /// is done.
     ///
     /// # Errors
     /// As `read`, for the layers and shards; `OutOfRange` for a chunk behind the last row.
@@ -225,7 +237,7 @@ impl SiteArray {
         if let Some(&chunk) = chunks.iter().find(|chunk| **chunk >= n_chunk as u64) {
             return Err(self.out_of_range("chunk", chunk, n_chunk));
         }
-        if self.spec.codec != Codec::None {
+        if !self.reads_rows_alone() {
             return Ok(());
         }
         let mut chunks = chunks.to_vec();

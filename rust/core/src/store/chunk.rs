@@ -7,6 +7,7 @@ use super::{
     dtype::Element,
     gather::{Cells, Run, distinct},
     index::{CRC, Entry, decode_chunk, split_crc},
+    objects::Fetched,
     shards::OpenShard,
     spec::{ArraySpec, Codec},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Source<'a> {
     pub(crate) visible: usize,
     pub(crate) entry: Entry,
     pub(crate) counters: &'a Counters,
+    /// What came of a shard in a bucket; its bytes were counted when they were asked for.
+    pub(crate) fetched: Option<&'a Fetched>,
     /// Check the checksum also where only some of the rows are read.
     pub(crate) verify: bool,
 }
@@ -59,9 +62,11 @@ pub(crate) fn read<T: Element>(
         return read_rows(source, wanted, layer);
     }
     let stored = source.entry.range();
-    source.counters.add_bytes(stored.len());
-    source.shard.warm(source.chunk);
-    source.shard.map.read(stored, |stored| match spec.codec {
+    if source.fetched.is_none() {
+        source.counters.add_bytes(stored.len());
+        source.shard.warm(source.chunk);
+    }
+    source.bytes(stored, |stored| match spec.codec {
         Codec::None => {
             copy(spec, wanted, layer, checked(source, stored)?, 0);
             Ok(())
@@ -80,11 +85,29 @@ fn read_rows<T: Element>(
     wanted: &Wanted<'_, '_, T>,
     layer: usize,
 ) -> Result<()> {
+    if source.fetched.is_some() {
+        return read_fetched_rows(source, wanted, layer);
+    }
     let span = source.span(wanted.runs);
     let map = &source.shard.map;
     source.counters.add_bytes(if map.is_mapped() { source.bytes_of(wanted) } else { span.len() });
     let first = wanted.runs[0].row % source.spec.chunk_rows;
     map.read(span, |bytes| copy(source.spec, wanted, layer, bytes, first))
+}
+
+/// Copies rows out of what came of a plain chunk, which has gaps where no row is wanted.
+fn read_fetched_rows<T: Element>(
+    source: &Source<'_>,
+    wanted: &Wanted<'_, '_, T>,
+    layer: usize,
+) -> Result<()> {
+    wanted.runs.iter().try_for_each(|run| {
+        let runs = std::slice::from_ref(run);
+        let first = run.row % source.spec.chunk_rows;
+        source.bytes(source.span(runs), |bytes| {
+            copy(source.spec, &Wanted { runs, ..*wanted }, layer, bytes, first);
+        })
+    })
 }
 
 /// Copies rows out of the same chunk of several layers, row after row, so that the output is written in its
@@ -118,6 +141,23 @@ pub(crate) fn read_across<T: Element>(
 }
 
 impl Source<'_> {
+    /// Calls `work` with some of the shard's bytes.
+    fn bytes<R>(&self, range: Range<usize>, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        match self.fetched {
+            Some(fetched) => fetched.with(range, work),
+            None => self.shard.map.read(range, work),
+        }
+    }
+
+    /// The bytes of the shard that a read needs, sorted: whole rows, or all of the chunk.
+    pub(crate) fn wanted_bytes<T>(&self, wanted: &Wanted<'_, '_, T>) -> Vec<Range<u64>> {
+        let range = |bytes: Range<usize>| bytes.start as u64..bytes.end as u64;
+        if !self.is_by_rows(wanted) {
+            return vec![range(self.entry.range())];
+        }
+        wanted.runs.iter().map(|run| range(self.span(std::slice::from_ref(run)))).collect()
+    }
+
     /// Whether rows are read alone; else the whole chunk is.
     fn is_by_rows<T>(&self, wanted: &Wanted<'_, '_, T>) -> bool {
         self.spec.codec == Codec::None
@@ -144,7 +184,8 @@ impl Source<'_> {
 /// The plain chunk's bytes without their checksum, which is checked if it was not before.
 fn checked<'b>(source: &Source<'_>, stored: &'b [u8]) -> Result<&'b [u8]> {
     let (shard, chunk) = (source.shard, source.chunk);
-    if shard.is_checked(chunk) {
+    // What comes over a network is checked each time that it comes.
+    if shard.is_checked(chunk) && source.fetched.is_none() {
         return Ok(&stored[..stored.len() - CRC]);
     }
     let plain = split_crc(stored).ok_or_else(|| {

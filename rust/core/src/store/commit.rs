@@ -152,7 +152,14 @@ impl Commit {
 
     /// Writes the record under its number; never replaces one.
     pub(crate) fn publish(&self, store: &Path) -> Result<()> {
-        files::create_new_atomic(&file(store, self.commit), &render(self))?;
+        files::create_new_atomic(&file(store, self.commit), &render(self)).map_err(|error| {
+            let why = format!(
+                "another writer made commit {} of {} meanwhile; resume from there",
+                self.commit,
+                store.display()
+            );
+            if error.is_already_there() { Error::BadCommit { why } } else { error }
+        })?;
         files::remove(&interrupted_file(store))
     }
 
@@ -186,16 +193,10 @@ pub(crate) fn interrupted_file(store: &Path) -> PathBuf {
 
 /// Every commit file, ascending by number; other names are ignored.
 pub(crate) fn numbers(store: &Path) -> Result<Vec<u64>> {
-    let folder = store.join("commits");
-    let entries = match folder.read_dir() {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(&folder, error)),
-    };
     let mut numbers = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(|error| Error::io(&folder, error))?.file_name();
-        let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
+    for path in files::children(&store.join("commits"))? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let stem = name.and_then(|name| name.strip_suffix(".json"));
         // Only names that we would write ourselves: eight digits or more, so that "+1.json" is not one.
         let digits = stem.filter(|s| s.len() >= 8 && s.bytes().all(|b| b.is_ascii_digit()));
         numbers.extend(digits.and_then(|s| s.parse::<u64>().ok()));
@@ -235,7 +236,7 @@ pub(crate) fn latest(store: &Path) -> Result<Latest> {
 /// What an interrupted capture saved behind commit `number`. A crash can leave the record of an older one.
 pub(crate) fn interrupted(store: &Path, number: u64) -> Result<Option<Commit>> {
     let file = interrupted_file(store);
-    if !file.exists() {
+    if !files::exists(&file)? {
         return Ok(None);
     }
     Commit::parse(&file).map(|commit| Some(commit).filter(|commit| commit.commit == number))

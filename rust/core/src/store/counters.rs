@@ -30,8 +30,8 @@ impl Counters {
         self.bytes_read.fetch_add(n as u64, Relaxed);
     }
 
-    pub(crate) fn add_chunk(&self) {
-        self.chunks_decoded.fetch_add(1, Relaxed);
+    pub(crate) fn add_chunks(&self, n: usize) {
+        self.chunks_decoded.fetch_add(n as u64, Relaxed);
     }
 
     pub(crate) fn add_rows(&self, n: usize) {

@@ -1,7 +1,7 @@
 //! Files: bounded reads, atomic writes, positional I/O that names the path when it fails.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -10,9 +10,9 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
-    time::SystemTime,
 };
 
+use super::objects::{self, Stamp};
 use crate::error::{Error, Result};
 
 /// The largest metadata file that is read into memory.
@@ -20,6 +20,9 @@ const MAX_SMALL: u64 = 1 << 28;
 
 /// Reads a metadata file whole, refusing one of absurd size.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    if objects::is_url(path) {
+        return objects::read(path, MAX_SMALL);
+    }
     let file = open(path)?;
     let length = length(&file, path)?;
     if length > MAX_SMALL {
@@ -116,8 +119,15 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Writes `bytes` beside `path`, to replace it; `None` if the file holds these bytes already.
+    /// Writes `bytes` beside `path`, to replace it; `None` if the file holds these bytes already. An object is
+    /// replaced whole, at once.
     pub(crate) fn beside(path: PathBuf, bytes: &[u8]) -> Result<Option<Self>> {
+        if objects::is_url(&path) {
+            if !exists(&path)? || read_small(&path)? != bytes {
+                objects::put(&path, bytes.to_vec())?;
+            }
+            return Ok(None);
+        }
         if fs::read(&path).is_ok_and(|there| there == bytes) {
             return Ok(None);
         }
@@ -126,6 +136,21 @@ impl Finished {
         fs::write(&from, bytes).map_err(|error| Error::io(&from, error))?;
         Ok(Some(Self { from, to: path, durable: false }))
     }
+}
+
+/// Uploads files that are to be objects, in their order, and removes them here; leaves the others alone. Done in
+/// the background, so that a commit need not wait and little lies in the staging folder.
+pub(crate) fn send(finished: Vec<Finished>) -> Result<Vec<Finished>> {
+    let mut here = Vec::new();
+    for file in finished {
+        if objects::is_url(&file.to) {
+            objects::put_file(&file.from, &file.to)?;
+            remove(&file.from)?;
+        } else {
+            here.push(file);
+        }
+    }
+    Ok(here)
 }
 
 /// Makes files durable, moves each to its place (replacing what was there), and makes that durable too.
@@ -150,6 +175,9 @@ pub(crate) fn publish(finished: &[Finished], below: &Path) -> Result<()> {
 
 /// Writes a new file so that it is there whole or not at all; fails if it is there already.
 pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    if objects::is_url(path) {
+        return objects::create(path, bytes.to_vec());
+    }
     create_parent(path)?;
     let temp = temp_name(path);
     let written = File::create(&temp)
@@ -163,10 +191,29 @@ pub(crate) fn create_new_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path.parent().unwrap_or(path))
 }
 
-/// When a file was last written, and its length; `None` where there is none.
-pub(crate) fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+/// What tells a file from the one that took its place; `None` where there is none.
+pub(crate) fn stamp(path: &Path) -> Result<Option<Stamp>> {
+    if objects::is_url(path) {
+        return objects::stamp(path);
+    }
+    let found = |metadata: Metadata| {
+        let modified = metadata.modified().ok()?;
+        Some(Stamp { modified, len: metadata.len(), etag: None })
+    };
+    Ok(fs::metadata(path).ok().and_then(found))
+}
+
+/// Whether there is a file.
+pub(crate) fn exists(path: &Path) -> Result<bool> {
+    if objects::is_url(path) { Ok(objects::stamp(path)?.is_some()) } else { Ok(path.exists()) }
+}
+
+/// The first of these files that is not there.
+pub(crate) fn first_missing(paths: &[PathBuf]) -> Result<Option<PathBuf>> {
+    if paths.first().is_some_and(|path| objects::is_url(path)) {
+        return objects::first_missing(paths);
+    }
+    Ok(paths.iter().find(|path| !path.is_file()).cloned())
 }
 
 fn temp_name(path: &Path) -> PathBuf {
@@ -176,6 +223,9 @@ fn temp_name(path: &Path) -> PathBuf {
 
 /// Paths of all that is in a folder; none if there is no folder.
 pub(crate) fn children(folder: &Path) -> Result<Vec<PathBuf>> {
+    if objects::is_url(folder) {
+        return objects::children(folder);
+    }
     let fail = |error| Error::io(folder, error);
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(fail)?.path())).collect(),
@@ -197,6 +247,9 @@ pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
 
 /// Removes a folder and all in it; fine if it is not there.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+    if objects::is_url(path) {
+        return objects::remove_tree(path);
+    }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, error)),
         _ => Ok(()),
@@ -205,6 +258,9 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
 
 /// Removes a file; fine if it is not there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
+    if objects::is_url(path) {
+        return objects::remove(path);
+    }
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, error)),
         _ => Ok(()),

@@ -1,9 +1,9 @@
 //! The index at a shard's tail: where each inner chunk lies. Read as hostile, written exactly.
 
-use std::{fs::File, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
 use super::{
-    files,
+    blob::Blob,
     spec::{ArraySpec, Codec},
 };
 use crate::error::{Error, Result};
@@ -48,10 +48,10 @@ pub(crate) fn index_start(spec: &ArraySpec, path: &Path, length: u64) -> Result<
 
 impl ShardIndex {
     /// Reads and checks the index of an open shard of `length` bytes.
-    pub(crate) fn read(spec: &ArraySpec, file: &File, path: &Path, length: u64) -> Result<Self> {
+    pub(crate) fn read(spec: &ArraySpec, file: &Blob, path: &Path, length: u64) -> Result<Self> {
         let start = index_start(spec, path, length)?;
         let mut bytes = vec![0; index_bytes(spec)];
-        files::read_at(file, path, &mut bytes, start)?;
+        file.read_at(path, &mut bytes, start)?;
         Self::parse(spec, path, start, &bytes)
     }
 

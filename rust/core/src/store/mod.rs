@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! open ──▶ commit (what is visible)         writer/  queue ─▶ worker ─▶ lane ─▶ published shard
-//!   └────▶ array ──▶ index ──▶ files                            └─▶ statistics ──┘
+//!   └────▶ array ──▶ index ──▶ files, objects                   └─▶ statistics ──┘
 //!            └─────▶ spec (zarr.json)       verify: everything above, read back
 //! ```
 
 pub(crate) mod array;
+pub(crate) mod blob;
 pub(crate) mod chunk;
 pub(crate) mod commit;
 pub(crate) mod counters;
@@ -15,8 +16,10 @@ pub(crate) mod files;
 pub(crate) mod gather;
 pub(crate) mod index;
 pub(crate) mod map;
+pub(crate) mod objects;
 pub(crate) mod open;
 pub(crate) mod read;
+mod read_objects;
 pub(crate) mod shards;
 pub(crate) mod spec;
 pub(crate) mod statistics;

@@ -5,7 +5,6 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::SystemTime,
 };
 
 use serde_json::Value;
@@ -15,6 +14,7 @@ use super::{
     commit::{self, Commit},
     counters::Counters,
     files,
+    objects::{self, Stamp},
     spec::ArraySpec,
     statistics::Statistics,
     weights::Weights,
@@ -33,8 +33,8 @@ pub struct Store {
     attributes: Value,
     commit: Commit,
     newest: u64,
-    /// When and how long the record of an interrupted capture was written, if there was one.
-    interrupted: Option<(SystemTime, u64)>,
+    /// What tells the record of an interrupted capture from a later one, if there was one.
+    interrupted: Option<Stamp>,
     sites: BTreeMap<Site, Arc<SiteArray>>,
     target: Option<Arc<SiteArray>>,
     vocabulary: OnceLock<Arc<Vec<String>>>,
@@ -60,7 +60,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self> {
         let attributes = read_attributes(path)?;
         // Looked at before it is read: a record written in between is then taken for a newer one.
-        let interrupted = files::stamp(&commit::interrupted_file(path));
+        let interrupted = files::stamp(&commit::interrupted_file(path))?;
         let latest = commit::latest(path)?;
         let newest = latest.damaged.first().copied().unwrap_or(latest.numbered.commit);
         let commit = latest.interrupted.unwrap_or(latest.numbered);
@@ -134,7 +134,15 @@ impl Store {
     /// # Errors
     /// As `site`.
     pub fn statistics(&self, site: &str) -> Result<Option<Statistics>> {
-        Ok(self.site(site)?.statistics())
+        self.site(site)?.statistics()
+    }
+
+    /// Whether the store keeps readout weights; one that was imported need not.
+    ///
+    /// # Errors
+    /// `Remote` if the server of a store in a bucket refuses.
+    pub fn has_weights(&self) -> Result<bool> {
+        files::exists(&self.path.join("weights").join("readout.safetensors"))
     }
 
     /// The readout weights, tensor by tensor.
@@ -164,9 +172,12 @@ impl Store {
     }
 
     /// True while no newer commit has appeared; two looks at the file system.
-    pub fn is_current(&self) -> bool {
-        !commit::file(&self.path, self.newest.saturating_add(1)).exists()
-            && files::stamp(&commit::interrupted_file(&self.path)) == self.interrupted
+    ///
+    /// # Errors
+    /// `Remote` if the server of a store in a bucket refuses.
+    pub fn is_current(&self) -> Result<bool> {
+        Ok(!files::exists(&commit::file(&self.path, self.newest.saturating_add(1)))?
+            && files::stamp(&commit::interrupted_file(&self.path))? == self.interrupted)
     }
 }
 
@@ -180,14 +191,19 @@ pub(crate) fn read_vocabulary(file: &Path) -> Result<Vec<String>> {
 /// `attributes.residuum` of a store's root, checked for the format.
 pub(crate) fn read_attributes(path: &Path) -> Result<Value> {
     let not = |why: &str| Error::NotAStore { path: path.to_owned(), why: why.to_owned() };
+    if objects::is_url(path) {
+        objects::check(path)?;
+    }
     let file = path.join("zarr.json");
-    if !path.exists() {
-        return Err(not("there is no such folder"));
-    }
-    if !file.is_file() {
-        return Err(not("it holds no zarr.json"));
-    }
-    let mut root: Value = serde_json::from_slice(&files::read_small(&file)?)
+    let text = match files::read_small(&file) {
+        Ok(text) => text,
+        Err(error) if !error.is_not_found() => return Err(error),
+        Err(_) if objects::is_url(path) || path.exists() => {
+            return Err(not("it holds no zarr.json"));
+        }
+        Err(_) => return Err(not("there is no such folder")),
+    };
+    let mut root: Value = serde_json::from_slice(&text)
         .map_err(|error| Error::damaged(&file, format!("it is no JSON: {error}")))?;
     let residuum = root
         .pointer_mut("/attributes/residuum")
@@ -202,8 +218,8 @@ pub(crate) fn read_attributes(path: &Path) -> Result<Value> {
     }
 }
 
-/// The `zarr.json` of an array that a commit names.
-pub(crate) fn array_file(store: &Path, name: &str, commit: &Commit) -> Result<PathBuf> {
+/// The `zarr.json` of an array that a commit names, and where it lies.
+pub(crate) fn array_json(store: &Path, name: &str, commit: &Commit) -> Result<(PathBuf, Vec<u8>)> {
     // Names become paths: only the two shapes that we write get that far.
     let known = name == "index/target"
         || name.strip_prefix("activations/").is_some_and(|site| site.parse::<Site>().is_ok());
@@ -214,11 +230,11 @@ pub(crate) fn array_file(store: &Path, name: &str, commit: &Commit) -> Result<Pa
         ));
     }
     let file = store.join(name).join("zarr.json");
-    if !file.is_file() {
+    let json = files::read_small(&file).map_err(|error| {
         let why = format!("commit {} holds `{name}`", commit.commit);
-        return Err(Error::Missing { path: file, why });
-    }
-    Ok(file)
+        if error.is_not_found() { Error::Missing { path: file.clone(), why } } else { error }
+    })?;
+    Ok((file, json))
 }
 
 /// Opens one array that a commit names, and checks both against each other.
@@ -229,8 +245,8 @@ pub(crate) fn open_array(
     counters: &Arc<Counters>,
 ) -> Result<SiteArray> {
     let record = commit::file(store, commit.commit);
-    let file = array_file(store, name, commit)?;
-    let (mut spec, stated) = ArraySpec::parse(&file, name, &files::read_small(&file)?)?;
+    let (file, json) = array_json(store, name, commit)?;
+    let (mut spec, stated) = ArraySpec::parse(&file, name, &json)?;
     let rows = commit.rows.get(spec.row_space);
     if stated < rows {
         return Err(Error::damaged(

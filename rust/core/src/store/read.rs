@@ -9,6 +9,7 @@ use super::{
     counters::Counters,
     dtype::Element,
     gather::{Cells, Run},
+    objects::Fetched,
     shards::{OpenShard, Shards},
     spec::ArraySpec,
 };
@@ -35,6 +36,9 @@ pub(crate) struct Read<'a, 'o, T> {
 impl<T: Element> Read<'_, '_, T> {
     /// Reads runs, which are sorted by row.
     pub(crate) fn run(&self, runs: &[Run]) -> Result<()> {
+        if self.shards.are_objects() {
+            return self.run_objects(runs);
+        }
         let shard_rows = self.spec.shard_rows;
         let shards: Vec<&[Run]> =
             runs.chunk_by(|a, b| a.row / shard_rows == b.row / shard_rows).collect();
@@ -57,11 +61,12 @@ impl<T: Element> Read<'_, '_, T> {
     /// Reads the runs of one chunk number, in all layers.
     fn chunk(&self, shards: &[Arc<OpenShard>], runs: &[Run]) -> Result<()> {
         let wanted = Wanted { columns: self.columns, runs, cells: self.cells };
+        self.counters.add_chunks(shards.len());
         if let [shard] = shards {
-            return chunk::read(&self.source(shard, runs)?, &wanted, 0);
+            return chunk::read(&self.source(shard, runs, None)?, &wanted, 0);
         }
         let sources: Vec<Source<'_>> =
-            shards.iter().map(|shard| self.source(shard, runs)).collect::<Result<_>>()?;
+            shards.iter().map(|shard| self.source(shard, runs, None)).collect::<Result<_>>()?;
         if chunk::read_across(&sources, &wanted)? {
             return Ok(());
         }
@@ -69,13 +74,17 @@ impl<T: Element> Read<'_, '_, T> {
         self.each(&places, |&place| chunk::read(&sources[place], &wanted, place))
     }
 
-    fn source<'s>(&'s self, shard: &'s OpenShard, runs: &[Run]) -> Result<Source<'s>> {
+    pub(super) fn source<'s>(
+        &'s self,
+        shard: &'s OpenShard,
+        runs: &[Run],
+        fetched: Option<&'s Fetched>,
+    ) -> Result<Source<'s>> {
         let first = runs[0].row / self.spec.chunk_rows;
         let chunk = first % self.spec.shard_chunks();
         let Some(entry) = shard.index.entries[chunk] else {
             return Err(Error::damaged(&shard.path, format!("its index lacks chunk {chunk}")));
         };
-        self.counters.add_chunk();
         Ok(Source {
             spec: self.spec,
             shard,
@@ -83,12 +92,13 @@ impl<T: Element> Read<'_, '_, T> {
             visible: (self.n_row - first * self.spec.chunk_rows).min(self.spec.chunk_rows),
             entry,
             counters: self.counters,
+            fetched,
             verify: self.verify,
         })
     }
 
     /// Calls `work` for each item, on other threads too where there are several.
-    fn each<I: Sync>(
+    pub(super) fn each<I: Sync>(
         &self,
         items: &[I],
         work: impl Fn(&I) -> Result<()> + Sync + Send,

@@ -1,13 +1,12 @@
-//! Shards that are open: mapped into memory, their index checked once.
+//! Shards that are open: mapped into memory or known by their index, which is checked once.
 
 use std::{
     collections::HashMap,
     fs::{self, File, Metadata},
-    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
@@ -16,6 +15,7 @@ use super::{
     counters::Counters,
     index::{CRC, ShardIndex, index_bytes, index_start},
     map::Map,
+    objects::{self, Object, Opening},
     spec::ArraySpec,
 };
 use crate::error::{Error, Result};
@@ -40,10 +40,13 @@ pub(crate) struct OpenShard {
     pub(crate) path: PathBuf,
     pub(crate) index: ShardIndex,
     pub(crate) map: Map,
-    identity: (u64, u64, i64, i64),
+    identity: Option<Identity>,
     end: [u8; CRC],
     chunks: Vec<AtomicU8>,
 }
+
+/// What tells a file from the one that took its place. An object's is part of every request.
+type Identity = (u64, u64, i64, i64);
 
 /// The chunk was brought into memory as a whole.
 const WARM: u8 = 1;
@@ -88,6 +91,20 @@ impl Shards {
         self.folder.join(spec.shard_key(shard, layer))
     }
 
+    /// Whether the shards lie in a bucket.
+    pub(crate) fn are_objects(&self) -> bool {
+        objects::is_url(&self.folder)
+    }
+
+    /// Forgets a shard, so that it is opened anew.
+    pub(crate) fn forget(&self, id: ShardId) {
+        self.lock().remove(&id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ShardId, Arc<OpenShard>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The shard, as it was opened before, or from its file; `n_row` are the visible rows of the array.
     ///
     /// Whether the file is still the same is looked up each time, or, at a `glance`, only whether it is whole:
@@ -100,32 +117,65 @@ impl Shards {
         glance: bool,
         counters: &Counters,
     ) -> Result<Arc<OpenShard>> {
-        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().get(&id).map(Arc::clone);
-        let is_good =
-            |open: &OpenShard| glance && open.has_its_end() || is_still(&open.path, open.identity);
+        let known = self.lock().get(&id).map(Arc::clone);
+        let is_good = |open: &OpenShard| {
+            open.identity.is_none_or(|identity| {
+                glance && open.has_its_end() || is_still(&open.path, identity)
+            })
+        };
         if let Some(open) = known.filter(|open| is_good(open)) {
             return Ok(open);
         }
-        let open = Arc::new(map_shard(spec, self.path(spec, id), n_row)?);
+        let path = self.path(spec, id);
+        let open = if self.are_objects() {
+            take_object(spec, &path, n_row, Object::open_tail(&path, index_bytes(spec))?)?
+        } else {
+            map_shard(spec, path, n_row)?
+        };
+        Ok(self.keep(spec, id, open, counters))
+    }
+
+    /// Opens those shards of a store in a bucket that are not open, with one request each, side by side.
+    pub(crate) fn open_objects(
+        &self,
+        spec: &ArraySpec,
+        ids: &[ShardId],
+        n_row: usize,
+        counters: &Counters,
+    ) -> Result<()> {
+        let mut new = ids.to_vec();
+        new.retain(|id| !self.lock().contains_key(id));
+        let begin = |id| {
+            let path = self.path(spec, id);
+            let opening = Object::open_tail(&path, index_bytes(spec))?;
+            Ok((id, path, opening))
+        };
+        for (id, path, opening) in new.into_iter().map(begin).collect::<Result<Vec<_>>>()? {
+            self.keep(spec, id, take_object(spec, &path, n_row, opening)?, counters);
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &self,
+        spec: &ArraySpec,
+        id: ShardId,
+        open: OpenShard,
+        counters: &Counters,
+    ) -> Arc<OpenShard> {
         counters.add_bytes(index_bytes(spec));
-        let mut all = lock();
+        let open = Arc::new(open);
+        let mut all = self.lock();
         if all.len() >= MAX_OPEN {
             all.clear();
         }
         all.insert(id, Arc::clone(&open));
-        Ok(open)
+        open
     }
 }
 
 fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard> {
-    let fail = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Error::Missing {
-            path: path.clone(),
-            why: format!("the last commit has {n_row} rows of `{}`", spec.path),
-        },
-        _ => Error::io(&path, error),
-    };
+    let fail = |error| absent(spec, &path, n_row, Error::io(&path, error));
     let file = File::open(&path).map_err(fail)?;
     let meta = file.metadata().map_err(fail)?;
     let start = index_start(spec, &path, meta.len())?;
@@ -137,15 +187,38 @@ fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard>
         end.copy_from_slice(&bytes[bytes.len() - CRC..]);
         ShardIndex::parse(spec, &path, start, bytes)
     })??;
-    let chunks = std::iter::repeat_with(AtomicU8::default).take(spec.shard_chunks()).collect();
-    Ok(OpenShard { identity: identity(&meta), path, index, map, end, chunks })
+    let identity = Some(identity(&meta));
+    Ok(OpenShard { identity, path, index, map, end, chunks: untouched(spec) })
 }
 
-/// What tells a file from the one that took its place.
-fn identity(meta: &Metadata) -> (u64, u64, i64, i64) {
+/// Takes a shard in a bucket, whose index was asked for.
+fn take_object(spec: &ArraySpec, path: &Path, n_row: usize, opening: Opening) -> Result<OpenShard> {
+    let (object, tail) = opening.wait().map_err(|error| absent(spec, path, n_row, error))?;
+    let start = index_start(spec, path, object.len())?;
+    let index = ShardIndex::parse(spec, path, start, &tail)?;
+    let length = usize::try_from(object.len()).unwrap_or(usize::MAX);
+    let map = Map::object(object, path, length);
+    let (path, end) = (path.to_owned(), [0; CRC]);
+    Ok(OpenShard { identity: None, path, index, map, end, chunks: untouched(spec) })
+}
+
+/// The error for a shard that could not be opened: one that is not there was promised by the commit.
+fn absent(spec: &ArraySpec, path: &Path, n_row: usize, error: Error) -> Error {
+    if !error.is_not_found() {
+        return error;
+    }
+    let why = format!("the last commit has {n_row} rows of `{}`", spec.path);
+    Error::Missing { path: path.to_owned(), why }
+}
+
+fn untouched(spec: &ArraySpec) -> Vec<AtomicU8> {
+    std::iter::repeat_with(AtomicU8::default).take(spec.shard_chunks()).collect()
+}
+
+fn identity(meta: &Metadata) -> Identity {
     (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
-fn is_still(path: &Path, known: (u64, u64, i64, i64)) -> bool {
+fn is_still(path: &Path, known: Identity) -> bool {
     fs::metadata(path).is_ok_and(|meta| identity(&meta) == known)
 }

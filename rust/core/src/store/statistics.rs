@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    blob::Blob,
     counters::Counters,
     dtype::{Dtype, Element},
     files,
@@ -221,8 +222,8 @@ impl Statistics {
     }
 
     /// Whether the store has them: other tools may write stores without.
-    pub(crate) fn exist(&self) -> bool {
-        self.folder.is_dir()
+    pub(crate) fn exist(&self) -> Result<bool> {
+        files::exists(&self.folder.join("zarr.json"))
     }
 
     /// Rows per chunk.
@@ -349,8 +350,8 @@ pub(crate) fn read_shard(
     layer: Option<usize>,
 ) -> Result<Vec<u8>> {
     let path = folder.join(ArraySpec::statistics_key(shard, layer));
-    let file = files::open(&path)?;
-    let (length, expected) = (files::length(&file, &path)?, shard_bytes(spec) + CRC);
+    let file = Blob::open(&path)?;
+    let (length, expected) = (file.length(&path)?, shard_bytes(spec) + CRC);
     if length != expected as u64 {
         return Err(Error::damaged(
             &path,
@@ -358,7 +359,7 @@ pub(crate) fn read_shard(
         ));
     }
     let mut bytes = vec![0; expected];
-    files::read_at(&file, &path, &mut bytes, 0)?;
+    file.read_at(&path, &mut bytes, 0)?;
     if split_crc(&bytes).is_none() {
         return Err(Error::damaged(&path, "its checksum does not hold"));
     }

@@ -8,9 +8,10 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
+    blob::Blob,
     commit::{self, Commit},
     counters::Counters,
-    files,
+    files, objects,
     open::{open_array, read_attributes, read_vocabulary},
     spec::ArraySpec,
     verify_shard::ShardCheck,
@@ -93,7 +94,9 @@ impl Check<'_> {
     /// Adds a problem that another function found, under its own file or else `file`.
     pub(super) fn error(&self, file: &Path, error: Error) {
         match error {
-            Error::Damaged { path, what } => self.problem(&path, what),
+            Error::Damaged { path, what } | Error::Remote { path, what } => {
+                self.problem(&path, what);
+            }
             Error::Missing { path, why } => self.problem(&path, format!("it is missing: {why}")),
             Error::Io { path, source } => self.problem(&path, source.to_string()),
             other => self.problem(file, other.to_string()),
@@ -149,14 +152,18 @@ impl Check<'_> {
     fn weights(&self) {
         let folder = self.store.join("weights");
         let (tensors, words) = (folder.join("readout.safetensors"), folder.join("vocabulary.json"));
-        if tensors.exists() {
-            self.note(|report| report.files += 1);
-            Weights::open(&tensors).map_or_else(|error| self.error(&tensors, error), drop);
+        self.optional(&tensors, |file| Weights::open(file).map(drop));
+        self.optional(&words, |file| read_vocabulary(file).map(drop));
+    }
+
+    /// Reads a file that need not be there.
+    fn optional(&self, file: &Path, read: impl FnOnce(&Path) -> Result<()>) {
+        match files::exists(file) {
+            Ok(false) => return,
+            Ok(true) => self.note(|report| report.files += 1),
+            Err(error) => return self.error(file, error),
         }
-        if words.exists() {
-            self.note(|report| report.files += 1);
-            read_vocabulary(&words).map_or_else(|error| self.error(&words, error), drop);
-        }
+        read(file).unwrap_or_else(|error| self.error(file, error));
     }
 
     fn array(&self, name: &str, commit: &Commit) {
@@ -191,7 +198,7 @@ impl Check<'_> {
         let file = self.store.join(name).join("zarr.json");
         let parsed = files::read_small(&file).and_then(|json| ArraySpec::parse(&file, name, &json));
         match parsed {
-            Ok(_) if self.store.join("staging").exists() => {}
+            Ok(_) if self.is_being_written() => {}
             Ok((_, stated)) if stated != rows => {
                 self.problem(&file, format!("its shape has {stated} rows but the commit {rows}"));
             }
@@ -201,6 +208,17 @@ impl Check<'_> {
             Ok(_) => {}
             Err(error) => self.error(&file, error),
         }
+    }
+
+    /// Whether a writer is at work, or was killed at it.
+    fn is_being_written(&self) -> bool {
+        let folder = self.store.join("staging");
+        // A bucket has no folders.
+        let sign = if objects::is_url(&folder) { folder.join("writer.lock") } else { folder };
+        files::exists(&sign).unwrap_or_else(|error| {
+            self.error(&sign, error);
+            true
+        })
     }
 
     fn statistics_metadata(&self, spec: &ArraySpec) {
@@ -222,11 +240,11 @@ impl Check<'_> {
 }
 
 fn parquet_frame(path: &Path) -> Result<()> {
-    let file = files::open(path)?;
-    let length = files::length(&file, path)?;
+    let file = Blob::open(path)?;
+    let length = file.length(path)?;
     let mut ends = [[0; 4]; 2];
-    files::read_at(&file, path, &mut ends[0], 0)?;
-    files::read_at(&file, path, &mut ends[1], length.saturating_sub(4))?;
+    file.read_at(path, &mut ends[0], 0)?;
+    file.read_at(path, &mut ends[1], length.saturating_sub(4))?;
     if length < 12 || ends.iter().any(|end| end != PARQUET) {
         return Err(Error::damaged(path, "it is no whole Parquet file"));
     }

@@ -1,9 +1,9 @@
 //! One shard and its statistics, read back completely.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use super::{
-    files,
+    blob::Blob,
     index::{Entry, ShardIndex, decode_chunk, index_bytes},
     spec::ArraySpec,
     statistics::{self, Accumulator, chunk_bytes},
@@ -24,8 +24,8 @@ impl ShardCheck<'_> {
         let folder = self.check.store.join(&self.spec.path);
         let path = folder.join(self.spec.shard_key(self.shard, self.layer));
         self.check.note(|report| report.files += 1);
-        let opened = files::open(&path).and_then(|file| {
-            let length = files::length(&file, &path)?;
+        let opened = Blob::open(&path).and_then(|file| {
+            let length = file.length(&path)?;
             let index = ShardIndex::read(self.spec, &file, &path, length)?;
             Ok((file, length, index))
         });
@@ -63,7 +63,7 @@ impl ShardCheck<'_> {
         self.check.note(|report| report.bytes += length);
     }
 
-    fn chunks(&self, path: &Path, file: &File, index: &ShardIndex, statistics: Option<&[u8]>) {
+    fn chunks(&self, path: &Path, file: &Blob, index: &ShardIndex, statistics: Option<&[u8]>) {
         let (mut stored, mut rows) = (Vec::new(), Vec::new());
         let mut accumulator = Accumulator::default();
         for (chunk, entry) in index.entries.iter().enumerate() {
@@ -79,7 +79,7 @@ impl ShardCheck<'_> {
     fn decode(
         &self,
         path: &Path,
-        file: &File,
+        file: &Blob,
         chunk: usize,
         entry: Entry,
         stored: &mut Vec<u8>,
@@ -87,7 +87,7 @@ impl ShardCheck<'_> {
     ) -> crate::Result<()> {
         // Bounded by the chunk's size when the index was read.
         stored.resize(usize::try_from(entry.nbytes).unwrap_or(0), 0);
-        files::read_at(file, path, stored, entry.offset)?;
+        file.read_at(path, stored, entry.offset)?;
         decode_chunk(self.spec, path, chunk, stored, rows)
     }
 

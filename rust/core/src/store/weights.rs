@@ -1,17 +1,12 @@
 //! The readout weights: tensors of `weights/readout.safetensors`, read one at a time as `f32`.
-//!
-//! Read by position, not mapped: a file cut short under us is an error, not a signal.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{
+    blob::Blob,
     dtype::{Dtype, Element},
-    files,
 };
 use crate::error::{Error, Result};
 
@@ -31,7 +26,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    file: File,
+    file: Blob,
     metadata: Metadata,
     data_start: u64,
 }
@@ -39,17 +34,17 @@ pub struct Weights {
 impl Weights {
     /// Opens the file and checks its header against its length.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = files::open(path)?;
-        let length = files::length(&file, path)?;
+        let file = Blob::open(path)?;
+        let length = file.length(path)?;
         let mut prefix = [0; 8];
-        files::read_at(&file, path, &mut prefix, 0)?;
+        file.read_at(path, &mut prefix, 0)?;
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER || header > length.saturating_sub(8) {
             return Err(Error::damaged(path, format!("its header claims {header} bytes")));
         }
         let bad = |error: String| Error::damaged(path, format!("its header is wrong: {error}"));
         let mut bytes = vec![0; usize::try_from(header).map_err(|e| bad(e.to_string()))?];
-        files::read_at(&file, path, &mut bytes, 8)?;
+        file.read_at(path, &mut bytes, 8)?;
         // Deserialising checks offsets, shapes and overflow; the total length is checked here.
         let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         let data = metadata.data_len() as u64;
@@ -92,11 +87,12 @@ impl Weights {
         })?;
         let (start, end) = info.data_offsets;
         let mut data = vec![0.0; (end - start) / dtype.size()];
-        let mut block = vec![0; (1 << 20).min(end - start)];
-        for (i, out) in data.chunks_mut((1 << 20) / dtype.size()).enumerate() {
+        let at_a_time = self.file.block_bytes();
+        let mut block = vec![0; at_a_time.min(end - start)];
+        for (i, out) in data.chunks_mut(at_a_time / dtype.size()).enumerate() {
             let bytes = &mut block[..out.len() * dtype.size()];
-            let offset = self.data_start + start as u64 + ((i as u64) << 20);
-            files::read_at(&self.file, &self.path, bytes, offset)?;
+            let offset = self.data_start + (start + i * at_a_time) as u64;
+            self.file.read_at(&self.path, bytes, offset)?;
             f32::decode(dtype, bytes, out);
         }
         Ok(Tensor { shape: info.shape.clone(), data })

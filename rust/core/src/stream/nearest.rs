@@ -30,7 +30,7 @@ pub fn knn(
     let d = site.spec().row_len();
     let mut nearest = KnnAccumulator::new(queries, d, metric, k)?;
     let whole_chunks = block_rows(site, 4 * d, budget)? / site.spec().chunk_rows;
-    match site.statistics() {
+    match site.statistics()? {
         // With several queries nearly every chunk is near to one of them.
         Some(kept) if nearest.n_query() == 1 && whole_chunks > 0 => {
             let chunks = ranked(site, layer, &kept, &nearest)?;

@@ -17,7 +17,10 @@ use std::{
 use memmap2::{Mmap, MmapOptions};
 
 use self::guard::Watch;
-use super::files;
+use super::{
+    files,
+    objects::{Fetching, Object},
+};
 use crate::error::{Error, Result};
 
 /// Bytes that are mapped now, in all stores.
@@ -42,6 +45,8 @@ enum Bytes {
     Mapped(Mapped),
     /// Where the process may not map as much: each read is a call.
     Read(File),
+    /// In a bucket: each read is a request.
+    Object(Object),
 }
 
 #[derive(Debug)]
@@ -63,6 +68,19 @@ impl Map {
         self.len
     }
 
+    /// Takes an open object.
+    pub(crate) fn object(object: Object, path: &Path, len: usize) -> Self {
+        Self { path: path.to_owned(), len, bytes: Bytes::Object(object) }
+    }
+
+    /// Asks for sorted ranges of an object; a file's bytes are at hand.
+    pub(crate) fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Fetching> {
+        match &self.bytes {
+            Bytes::Object(object) => object.fetch(ranges),
+            _ => Err(Error::io(&self.path, io::ErrorKind::Unsupported.into())),
+        }
+    }
+
     /// Calls `work` with some of the bytes. If the file was cut short they may be nonsense: then this fails,
     /// whatever `work` said.
     pub(crate) fn read<R>(&self, range: Range<usize>, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
@@ -72,13 +90,26 @@ impl Map {
                 self.check()?;
                 Ok(done)
             }
-            Bytes::Read(file) => BUFFER.with_borrow_mut(|buffer| {
-                self.check_range(&range)?;
-                buffer.resize(range.len(), 0);
-                files::read_at(file, &self.path, buffer, range.start as u64)?;
-                Ok(work(buffer))
-            }),
+            Bytes::Read(file) => self
+                .buffered(range, work, |out, offset| files::read_at(file, &self.path, out, offset)),
+            Bytes::Object(object) => {
+                self.buffered(range, work, |out, offset| object.read_at(out, offset))
+            }
         }
+    }
+
+    fn buffered<R>(
+        &self,
+        range: Range<usize>,
+        work: impl FnOnce(&[u8]) -> R,
+        fill: impl FnOnce(&mut [u8], u64) -> Result<()>,
+    ) -> Result<R> {
+        self.check_range(&range)?;
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(range.len(), 0);
+            fill(buffer, range.start as u64)?;
+            Ok(work(buffer))
+        })
     }
 
     /// Some of the bytes of a file that is mapped; what was read of them counts once `check` has passed.
@@ -86,7 +117,7 @@ impl Map {
         self.check_range(&range)?;
         match &self.bytes {
             Bytes::Mapped(map) => Ok(&map.bytes[range]),
-            Bytes::Read(_) => Err(Error::io(&self.path, io::ErrorKind::Unsupported.into())),
+            _ => Err(Error::io(&self.path, io::ErrorKind::Unsupported.into())),
         }
     }
 

@@ -64,6 +64,7 @@ impl Writer {
         request: &CommitRequest,
         pause: &super::queue::Pause<'_, Job>,
     ) -> Result<Commit> {
+        self.lock.check()?;
         let lanes = self.shared.lanes.iter().enumerate();
         let tails = lanes.filter(|(_, it)| shows_tail(request, it.spec.row_space));
         let last = self.ends(request);
@@ -95,7 +96,7 @@ impl Writer {
         state.last = commit.clone();
         drop(state);
         if request.complete {
-            files::remove_tree(&self.path.join("staging"))?;
+            files::remove_tree(&self.staging)?;
         }
         Ok(commit)
     }

@@ -2,14 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     path::Path,
     sync::{Arc, Mutex},
 };
 
 use super::{
-    Shared, State, Writer, WriterOptions, grow::growing_arrays, lane::Lane, lock, orphans,
-    queue::Queue, stage::Scratch,
+    Shared, State, Writer, WriterOptions,
+    grow::growing_arrays,
+    lane::Lane,
+    lock::Lock,
+    orphans,
+    queue::Queue,
+    stage::{Folders, Scratch},
 };
 use crate::{
     error::{Error, Result},
@@ -17,6 +21,7 @@ use crate::{
         commit::{self, Commit, CommitArray, RowCounts},
         counters::Counters,
         files::{self, Finished},
+        objects,
         open::{FORMAT, open_array, read_attributes},
         spec::{ArraySpec, group_metadata},
     },
@@ -34,11 +39,12 @@ impl Writer {
         if !commit::numbers(path)?.is_empty() {
             return Err(Error::StoreExists { path: path.to_owned() });
         }
-        let lock = lock_and_clean(path)?;
+        let folders = Folders::of(path);
+        let lock = lock_and_clean(&folders)?;
         write_metadata(path, &arrays)?;
         let first = empty_commit(&arrays);
         first.publish(path)?;
-        Self::start(path, arrays, first, 1, options, lock)
+        Self::start(folders, arrays, first, 1, options, lock)
     }
 
     /// Goes on from the last numbered commit, with the shards that an interrupted capture published: staging is
@@ -49,16 +55,16 @@ impl Writer {
     pub fn open(path: &Path, options: WriterOptions) -> Result<Self> {
         let found = Existing::look(path)?;
         let arrays = if found.last.growth.is_some() { found.growing } else { found.stored };
-        Self::start(path, arrays, found.last, found.next, options, found.lock)
+        Self::start(found.folders, arrays, found.last, found.next, options, found.lock)
     }
 
     pub(super) fn start(
-        path: &Path,
+        folders: Folders,
         arrays: Vec<ArraySpec>,
         last: Commit,
         next: u64,
         options: WriterOptions,
-        lock: File,
+        lock: Lock,
     ) -> Result<Self> {
         let limits = Limits::new(&arrays, options)?;
         let arrays: Vec<Arc<ArraySpec>> = arrays.into_iter().map(Arc::new).collect();
@@ -67,25 +73,26 @@ impl Writer {
             first_lane.push(lanes.len());
             let base = last.published_rows().get(spec.row_space);
             let keys = spec.layer_keys();
-            lanes.extend(keys.into_iter().map(|layer| Lane::new(path, spec, layer, base)));
+            lanes.extend(keys.into_iter().map(|layer| Lane::new(&folders, spec, layer, base)));
         }
         let shared = Arc::new(Shared { lanes, queue: Queue::new(limits.queue) });
         let mut writer = Self {
-            path: path.to_owned(),
+            path: folders.store,
+            staging: folders.staging,
             shared,
             arrays,
             first_lane,
             job_bytes: limits.job,
             state: Mutex::new(State { last, next }),
             threads: Vec::with_capacity(limits.threads),
-            _lock: lock,
+            lock,
         };
         for number in 0..limits.threads {
             let shared = Arc::clone(&writer.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("residuum-writer-{number}"))
                 .spawn(move || shared.work())
-                .map_err(|error| Error::io(path, error))?;
+                .map_err(|error| Error::io(&writer.path, error))?;
             writer.threads.push(thread);
         }
         Ok(writer)
@@ -94,7 +101,8 @@ impl Writer {
 
 /// A store that a writer goes on with: locked, and rid of what a crash left.
 pub(super) struct Existing {
-    pub(super) lock: File,
+    pub(super) folders: Folders,
+    pub(super) lock: Lock,
     /// The last numbered commit, with the shards that an interrupted capture published.
     pub(super) last: Commit,
     /// The number of the next.
@@ -108,7 +116,8 @@ pub(super) struct Existing {
 impl Existing {
     pub(super) fn look(path: &Path) -> Result<Self> {
         read_attributes(path)?;
-        let lock = lock_and_clean(path)?;
+        let folders = Folders::of(path);
+        let lock = lock_and_clean(&folders)?;
         let latest = commit::latest(path)?;
         let mut last = latest.numbered;
         if let Some(interrupted) = latest.interrupted {
@@ -119,7 +128,7 @@ impl Existing {
         orphans::remove(path, &last, &stored, &growing)?;
         // Damaged records keep their numbers.
         let next = commit::numbers(path)?.last().map_or(0, |number| number + 1);
-        Ok(Self { lock, last, next, stored, growing })
+        Ok(Self { folders, lock, last, next, stored, growing })
     }
 }
 
@@ -242,25 +251,15 @@ pub(super) fn array_metadata(
     Ok(array.into_iter().chain(statistics))
 }
 
-/// The folder in `staging` that belongs to whoever goes on with a capture: removed when it is complete.
-const KEPT: &str = "stream";
-
 /// Takes the writer's lock and removes what a crash left: the staging folder's files, which hold nothing that a
 /// commit promises, and files that never got their name.
-fn lock_and_clean(store: &Path) -> Result<File> {
-    let staging = store.join("staging");
-    let lock = lock::take(&staging)?;
-    remove_unnamed(store)?;
-    for path in files::children(&staging)? {
-        if path.file_name().is_some_and(|name| name == "writer.lock" || name == KEPT) {
-            continue;
-        }
-        if path.is_dir() {
-            files::remove_tree(&path)?;
-        } else {
-            files::remove(&path)?;
-        }
+fn lock_and_clean(folders: &Folders) -> Result<Lock> {
+    let lock = Lock::take(folders)?;
+    // An object never goes by another name before it has its own.
+    if !objects::is_url(&folders.store) {
+        remove_unnamed(&folders.store)?;
     }
+    folders.clean()?;
     Ok(lock)
 }
 

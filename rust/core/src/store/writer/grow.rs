@@ -25,7 +25,7 @@ use crate::{
     store::{
         commit::{Commit, CommitArray, Growth, RowCounts},
         files::{self, Finished},
-        open::array_file,
+        open::array_json,
         spec::ArraySpec,
     },
 };
@@ -69,7 +69,7 @@ impl Writer {
             ..found.last
         };
         begun.publish(path)?;
-        Self::start(path, arrays, begun, found.next + 1, options, found.lock)
+        Self::start(found.folders, arrays, begun, found.next + 1, options, found.lock)
     }
 
     /// Gives up what is being added: the store is complete again, without it. The writer takes nothing more.
@@ -87,7 +87,7 @@ impl Writer {
         self.shared.queue.stop("what it was adding was given up");
         commit.publish(&self.path)?;
         orphans::remove(&self.path, &commit, &stored_arrays(&self.path, &commit)?, &[])?;
-        files::remove_tree(&self.path.join("staging"))?;
+        files::remove_tree(&self.staging)?;
         Ok(commit)
     }
 
@@ -172,8 +172,8 @@ pub(super) fn growing_arrays(path: &Path, last: &Commit) -> Result<Vec<ArraySpec
     let Some(growth) = &last.growth else { return Ok(Vec::new()) };
     let mut specs = Vec::with_capacity(growth.arrays.len());
     for (name, CommitArray { layers }) in &growth.arrays {
-        let file = array_file(path, name, last)?;
-        let (mut spec, _) = ArraySpec::parse(&file, name, &files::read_small(&file)?)?;
+        let (file, json) = array_json(path, name, last)?;
+        let (mut spec, _) = ArraySpec::parse(&file, name, &json)?;
         spec.layers = layers.clone().unwrap_or_default();
         specs.push(spec);
     }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,12 +14,12 @@ use std::{
 use super::{
     cut::Piece,
     progress::Progress,
-    stage::{Scratch, Stage},
+    stage::{Folders, Scratch, Stage},
 };
 use crate::{
     error::{Error, Result},
     store::{
-        files::Finished,
+        files::{self, Finished},
         spec::{ArraySpec, Codec},
         statistics::count_nonfinite,
     },
@@ -29,7 +28,7 @@ use crate::{
 /// One layer of one array, or all of an array without layers.
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub(super) store: PathBuf,
+    folders: Folders,
     pub(super) spec: Arc<ArraySpec>,
     pub(super) layer: Option<usize>,
     /// Rows that were published when the writer was opened.
@@ -51,13 +50,13 @@ pub(super) struct State {
 
 impl Lane {
     pub(super) fn new(
-        store: &Path,
+        folders: &Folders,
         spec: &Arc<ArraySpec>,
         layer: Option<usize>,
         base: usize,
     ) -> Self {
         Self {
-            store: store.to_owned(),
+            folders: folders.clone(),
             spec: Arc::clone(spec),
             layer,
             base,
@@ -106,7 +105,7 @@ impl Lane {
     }
 
     pub(super) fn stage(&self, shard: usize) -> Stage<'_> {
-        Stage::new(&self.store, &self.spec, self.layer, shard)
+        Stage::new(&self.folders, &self.spec, self.layer, shard)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -237,7 +236,7 @@ impl Lane {
             state.open.remove(&shard)
         };
         if let Some(progress) = full {
-            let finished = stage.seal(&progress.encoded, &mut scratch.statistics)?;
+            let finished = files::send(stage.seal(&progress.encoded, &mut scratch.statistics)?)?;
             let mut state = self.lock();
             state.sealed.insert(shard, true);
             state.finished.extend(finished);

@@ -5,6 +5,9 @@
 //! commit ─▶ tail (last, partial shard) ─▶ publish (rename) ─▶ zarr.json ─▶ commit record
 //! ```
 //!
+//! Of a store in a bucket a shard is uploaded when it is finished, instead of published by the commit; what has
+//! to be on this machine is in a staging folder of its own.
+//!
 //! Order of durability: the bytes of shards, statistics and `zarr.json`, their names, then the record.
 
 mod commit;
@@ -18,11 +21,11 @@ mod progress;
 mod queue;
 mod stage;
 mod tail;
+mod upload;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -30,7 +33,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::{cut::Piece, lane::Lane, queue::Queue, stage::Scratch};
+use self::{cut::Piece, lane::Lane, lock::Lock, queue::Queue, stage::Scratch};
 use super::{
     commit::{Commit, RowCounts},
     dtype::Source,
@@ -98,6 +101,7 @@ pub struct NonFinite {
 /// and nothing else.
 pub struct Writer {
     path: PathBuf,
+    staging: PathBuf,
     shared: Arc<Shared>,
     arrays: Vec<Arc<ArraySpec>>,
     /// Index into `shared.lanes` of an array's first layer.
@@ -106,8 +110,8 @@ pub struct Writer {
     job_bytes: usize,
     state: Mutex<State>,
     threads: Vec<JoinHandle<()>>,
-    /// Held for its lock.
-    _lock: File,
+    /// Held for its locks.
+    lock: Lock,
 }
 
 /// What the background threads see.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     error::Result,
-    store::{commit::Commit, files, spec::ArraySpec},
+    store::{commit::Commit, files, objects, spec::ArraySpec},
 };
 
 /// An array's spec, and the rows of it in shards that count.
@@ -24,7 +24,7 @@ pub(super) fn remove(
     for group in ["activations", "index", "statistics"] {
         for folder in files::children(&store.join(group))? {
             let name = folder.file_name().and_then(|name| name.to_str());
-            let (Some(name), true) = (name, folder.is_dir()) else { continue };
+            let (Some(name), true) = (name, is_folder(&folder)) else { continue };
             let path = if group == "index" { "index" } else { "activations" };
             let path = format!("{path}/{name}");
             let mine: Vec<Kept> = kept.iter().copied().filter(|(s, _)| s.path == path).collect();
@@ -66,9 +66,14 @@ fn holds((spec, rows): &Kept, shard: usize) -> bool {
 fn remove_unless(path: &Path, kept: bool) -> Result<()> {
     match kept {
         true => Ok(()),
-        false if path.is_dir() => files::remove_tree(path),
+        false if is_folder(path) => files::remove_tree(path),
         false => files::remove(path),
     }
+}
+
+/// Whether a path has others below. That of an object does not say, but there is only one that has not.
+fn is_folder(path: &Path) -> bool {
+    if objects::is_url(path) { !path.ends_with("zarr.json") } else { path.is_dir() }
 }
 
 fn number(path: &Path) -> Option<usize> {

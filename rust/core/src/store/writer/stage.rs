@@ -5,16 +5,20 @@
 //! Files are opened for each use and closed after it, so that many open shards need few handles.
 
 use std::{
+    env,
     fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
+use super::lock::LOCK;
 use crate::{
     error::{Error, Result},
     store::{
         dtype::Dtype,
         files::{self, Finished},
         index::{CRC, Entry, ShardIndex, append_crc, encode_chunk},
+        objects,
         spec::{ArraySpec, Codec},
         statistics::{Accumulator, chunk_bytes, shard_bytes},
     },
@@ -46,6 +50,47 @@ impl Scratch {
     }
 }
 
+/// Where a writer works.
+#[derive(Clone, Debug)]
+pub(super) struct Folders {
+    pub(super) store: PathBuf,
+    /// Holds what is not published: a folder of this machine, also where the store is not.
+    pub(super) staging: PathBuf,
+}
+
+/// The folder in `staging` that belongs to whoever goes on with a capture: removed when it is complete.
+const KEPT: &str = "stream";
+
+impl Folders {
+    /// The folders of a store. What a store in a bucket has not finished is kept where this machine has room for
+    /// what is not meant to last, in a folder that every writer of the store finds here again.
+    pub(super) fn of(store: &Path) -> Self {
+        if !objects::is_url(store) {
+            return Self { store: store.to_owned(), staging: store.join("staging") };
+        }
+        let mut hasher = DefaultHasher::new();
+        let server = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].map(env::var_os);
+        (server, store).hash(&mut hasher);
+        let staging = env::temp_dir().join(format!("residuum-{:016x}", hasher.finish()));
+        Self { store: store.to_owned(), staging }
+    }
+
+    /// Removes all from the staging folder but its lock and what is kept for whoever goes on.
+    pub(super) fn clean(&self) -> Result<()> {
+        for path in files::children(&self.staging)? {
+            if path.file_name().is_some_and(|name| name == LOCK || name == KEPT) {
+                continue;
+            }
+            if path.is_dir() {
+                files::remove_tree(&path)?;
+            } else {
+                files::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Paths and array of one shard under construction.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
@@ -61,12 +106,13 @@ pub(super) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub(super) fn new(
-        store: &Path,
+        folders: &Folders,
         spec: &'a ArraySpec,
         layer: Option<usize>,
         shard: usize,
     ) -> Self {
-        let folder = store.join("staging").join(spec.path.replace('/', "."));
+        let Folders { store, staging } = folders;
+        let folder = staging.join(spec.path.replace('/', "."));
         let layer_name = layer.map_or_else(|| "all".to_owned(), |layer| layer.to_string());
         let name = |kind: &str| folder.join(format!("{layer_name}-{shard}.{kind}"));
         Self {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     store::{
+        blob::Blob,
         files::{self, Finished},
         index::{CRC, Entry, ShardIndex, decode_chunk, encode_chunk},
         spec::Codec,
@@ -24,8 +25,8 @@ impl Stage<'_> {
             return Ok(progress);
         }
         let path = self.public_shard.as_path();
-        let file = files::open(path)?;
-        let index = ShardIndex::read(self.spec, &file, path, files::length(&file, path)?)?;
+        let file = Blob::open(path)?;
+        let index = ShardIndex::read(self.spec, &file, path, file.length(path)?)?;
         let chunk_rows = self.spec.chunk_rows;
         for chunk in 0..stored.div_ceil(chunk_rows) {
             let entry = index.entries[chunk]
@@ -131,7 +132,7 @@ impl Stage<'_> {
         scratch: &mut Scratch,
     ) -> Result<()> {
         if let Some(entry) = progress.encoded.get(chunk) {
-            let file = files::open(&self.shard_file)?;
+            let file = Blob::open(&self.shard_file)?;
             read_chunk(self, &file, &self.shard_file, chunk, *entry, scratch)?;
         } else {
             self.read_rows(chunk, n, &mut scratch.chunk)?;
@@ -144,7 +145,7 @@ impl Stage<'_> {
 /// Reads and decodes one chunk of a shard into `scratch.chunk`.
 fn read_chunk(
     stage: &Stage<'_>,
-    file: &std::fs::File,
+    file: &Blob,
     path: &Path,
     chunk: usize,
     entry: Entry,
@@ -152,7 +153,7 @@ fn read_chunk(
 ) -> Result<()> {
     // Bounded by the chunk's size when the index was read.
     scratch.stored.resize(usize::try_from(entry.nbytes).unwrap_or(CRC), 0);
-    files::read_at(file, path, &mut scratch.stored, entry.offset)?;
+    file.read_at(path, &mut scratch.stored, entry.offset)?;
     decode_chunk(stage.spec, path, chunk, &scratch.stored, &mut scratch.chunk)
 }
 
@@ -188,7 +189,7 @@ impl Lane {
             let row = progress.first_missing(n.min(shard_rows)).unwrap_or(shard_rows);
             return Err(self.missing(first * shard_rows + row));
         }
-        let finished = self.stage(first).finish_tail(progress, n, last, scratch)?;
+        let finished = files::send(self.stage(first).finish_tail(progress, n, last, scratch)?)?;
         state.finished.extend(finished);
         if last {
             state.open.remove(&first);
@@ -205,8 +206,8 @@ impl Stage<'_> {
     /// True if the published shard ends at row `n`: no chunk beyond it, fill values behind it.
     fn holds_exactly(&self, n: usize, scratch: &mut Scratch) -> Result<bool> {
         let (path, spec) = (self.public_shard.as_path(), self.spec);
-        let file = files::open(path)?;
-        let index = ShardIndex::read(spec, &file, path, files::length(&file, path)?)?;
+        let file = Blob::open(path)?;
+        let index = ShardIndex::read(spec, &file, path, file.length(path)?)?;
         let n_chunk = n.div_ceil(spec.chunk_rows);
         if index.entries.iter().skip(n_chunk).any(Option::is_some) {
             return Ok(false);
