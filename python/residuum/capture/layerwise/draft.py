@@ -6,6 +6,7 @@ into its place when a stage reads it, so that none is read for this alone but th
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -112,11 +113,14 @@ class Draft:
         return dict(sorted(shapes.items()))
 
     def _slot(self, part: Part) -> np.ndarray[Any, Any]:
-        """A part's place in the file, mapped."""
+        """A part's place in the file, mapped, and no more of it."""
         tensor = tensor_file.read_header(self._path)[part.weight]
         kind = tensor_file.KINDS[tensor.kind]
-        whole = np.memmap(self._path, _plain(kind), "r+", tensor.begin, tensor.shape)
-        return whole if part.layer is None else whole[part.layer]
+        begin, shape = tensor.begin, tensor.shape
+        if part.layer is not None:
+            shape = shape[1:]
+            begin += part.layer * kind.itemsize * math.prod(shape)
+        return np.memmap(self._path, _plain(kind), "r+", begin, shape)
 
 
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
