@@ -107,7 +107,8 @@ def kmeans_cases(x: Floats, k: int, n_move: int) -> dict[str, Case]:
 
     inertia = ours()
     for other in (by_faiss, by_sklearn, by_torch):
-        assert abs(other() / inertia - 1) < 1e-3, (other.__name__, other(), inertia)
+        # Not closer, because each puts a centre that lost its rows somewhere else.
+        assert abs(other() / inertia - 1) < 0.05, (other.__name__, other(), inertia)
     return {
         "residuum k-means": Case(ours),
         "faiss": Case(by_faiss),
