@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from residuum.analyses.components import Components, components, row_products
+from residuum.analyses.growing import GrowingTable
 from residuum.analyses.params import param
 from residuum.analyses.readout import Floats, Readout, read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
@@ -163,8 +164,12 @@ class Kept:
 
     heads: Moments = field(default_factory=Moments)
     components: Moments = field(default_factory=Moments)
-    logits: list[pa.Table] = field(default_factory=list)
-    tokens: list[pa.Table] = field(default_factory=list)
+    logits: GrowingTable = field(default_factory=lambda: GrowingTable(_schema("logits")))
+    tokens: GrowingTable = field(default_factory=lambda: GrowingTable(_schema("tokens")))
+
+
+def _schema(table: str) -> pa.Schema:
+    return next(one.schema for one in TABLES if one.name == table)
 
 
 def compute(store: "Store", params: Params) -> Tables:
@@ -213,11 +218,9 @@ def _attribute(
     kept.heads.add(heads[asked])
     kept.components.add(sums[asked])
     chosen = asked + block.start
-    kept.logits.append(
-        _logits(question, parts, rows, chosen, logits[asked], sums[asked].sum(axis=1))
-    )
+    kept.logits.add(_logits(question, parts, rows, chosen, logits[asked], sums[asked].sum(axis=1)))
     if per_token:
-        kept.tokens.append(_tokens(parts, rows, chosen, heads[asked]))
+        kept.tokens.add(_tokens(parts, rows, chosen, heads[asked]))
 
 
 def _logits(
@@ -274,9 +277,12 @@ def _tables(parts: Components, kept: Kept) -> Tables:
             **kept.components.columns(n_part),
         }
     )
-    tokens = pa.concat_tables(kept.tokens) if kept.tokens else schemas["tokens"].empty_table()
-    logits = pa.concat_tables(kept.logits)
-    return {"heads": heads, "components": components, "logits": logits, "tokens": tokens}
+    return {
+        "heads": heads,
+        "components": components,
+        "logits": kept.logits.finish(),
+        "tokens": kept.tokens.finish(),
+    }
 
 
 ANALYSIS = Analysis(

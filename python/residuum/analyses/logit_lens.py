@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from residuum.analyses.growing import GrowingTable
 from residuum.analyses.params import param
 from residuum.analyses.readout import read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
@@ -104,17 +105,17 @@ def compute(store: "Store", params: Params) -> Tables:
     site = store["resid_post"]
     layers = chosen_layers(site, params.layers)
     unembed, rows = readout(store, analysis=NAME), token_rows(store)
-    lens = Lens(rows, pa.array(store.vocabulary), [Summary(layer) for layer in layers])
+    lens = Lens.of(rows, pa.array(store.vocabulary), layers)
     row_bytes = 4 * unembed.w_u.shape[0] * (2 + len(layers))
     for block in blocks(rows.head(params.examples), row_bytes, BUDGET):
         final = unembed.norm.apply(read_final(store, block))
         own = unembed.statistics(final, final, rows.target_id[block], params.k).top_ids[:, 0]
-        for at in range(len(layers)):
-            state = site.read(rows=block, layers=[layers[at]]).reshape(final.shape)
-            seen = unembed.statistics(
-                unembed.norm.apply(state), final, rows.target_id[block], params.k
-            )
-            lens.add(at, block, seen, own)
+        seen = []
+        for layer in layers:
+            state = site.read(rows=block, layers=[layer]).reshape(final.shape)
+            state = unembed.norm.apply(state)
+            seen.append(unembed.statistics(state, final, rows.target_id[block], params.k))
+        lens.add(block, seen, own)
     return lens.tables()
 
 
@@ -169,26 +170,33 @@ class Lens:
     rows: TokenRows
     words: pa.Array
     summaries: list[Summary]
-    trajectory: list[pa.Table] = field(default_factory=list)
-    top: list[pa.Table] = field(default_factory=list)
+    trajectory: GrowingTable
+    top: GrowingTable
 
-    def add(self, at: int, block: slice, seen: LensStats, own: NDArray[np.uint32]) -> None:
-        """Add the statistics of one block of rows at one layer."""
-        row, layer = np.arange(block.start, block.stop), self.summaries[at].layer
+    @classmethod
+    def of(cls, rows: TokenRows, words: pa.Array, layers: list[int]) -> "Lens":
+        """Nothing seen yet."""
+        trajectory, top = (GrowingTable(table.schema) for table in TABLES[:2])
+        return cls(rows, words, [Summary(layer) for layer in layers], trajectory, top)
+
+    def add(self, block: slice, seen: list[LensStats], own: NDArray[np.uint32]) -> None:
+        """Add the statistics of one block of rows at every layer."""
+        row = np.arange(block.start, block.stop)
         has_target = self.rows.target_id[block] != NO_TOKEN
-        self.summaries[at].add(seen, own, has_target)
-        self.trajectory.append(self._trajectory(row, layer, seen, ~has_target))
-        self.top.append(self._top(row, layer, seen))
+        trajectory, top = [], []
+        for summary, at_layer in zip(self.summaries, seen, strict=True):
+            summary.add(at_layer, own, has_target)
+            trajectory.append(self._trajectory(row, summary.layer, at_layer, ~has_target))
+            top.append(self._top(row, summary.layer, at_layer))
+        order = [("row", "ascending"), ("layer", "ascending")]
+        self.trajectory.add(pa.concat_tables(trajectory).sort_by(order))
+        self.top.add(pa.concat_tables(top).sort_by([*order, ("rank", "ascending")]))
 
     def tables(self) -> Tables:
         """The finished tables, ordered by row, layer and rank."""
-        empty = {table.name: table.schema.empty_table() for table in TABLES}
-        order = [("row", "ascending"), ("layer", "ascending")]
-        trajectory = pa.concat_tables(self.trajectory or [empty["trajectory"]]).sort_by(order)
-        top = pa.concat_tables(self.top or [empty["top"]])
         return {
-            "trajectory": trajectory,
-            "top": top.sort_by([*order, ("rank", "ascending")]),
+            "trajectory": self.trajectory.finish(),
+            "top": self.top.finish(),
             "summary": pa.Table.from_pylist([s.row() for s in self.summaries], TABLES[2].schema),
         }
 
