@@ -83,6 +83,16 @@ def test_what_is_added_is_what_a_capture_of_all_gives(model, tmp_path, blocks):
     assert not (tmp_path / "run/staging").exists()
 
 
+def test_rows_that_fill_their_shards_end_no_growth_before_its_end(model, tmp_path):
+    texts = TEXTS[10:31]
+    whole = capture(model, tmp_path / "whole", texts, sites=["resid_post", "z"])
+    assert whole.n_row % SETTINGS["shard_rows"] == 0, "else this tests nothing"
+    capture(model, tmp_path / "run", texts, sites=["resid_post"])
+    store = capture(model, tmp_path / "run", texts, sites=["z"], append=True)
+    assert store.complete
+    assert files(tmp_path / "run", *ARRAYS) == files(tmp_path / "whole", *ARRAYS)
+
+
 def test_a_pass_ends_at_the_last_layer_that_is_missing(model, tmp_path, blocks):
     capture(model, tmp_path / "run", sites=["resid_post"], layers=[2])
     assert set(blocks) == {2}

@@ -1,7 +1,7 @@
 //! Adding arrays, or layers of arrays, to rows that are there.
 //!
 //! ```text
-//! grow ─▶ record with `growth`, no rows ─▶ write, commit as ever ─▶ … ─▶ all rows: `growth` becomes `arrays`
+//! grow ─▶ record with `growth`, no rows ─▶ write, commit as ever ─▶ … ─▶ tails too, all rows: `growth` becomes `arrays`
 //! ```
 //!
 //! A shard holds one layer, so that none is rewritten. While the growth lasts, the writer's rows are those of the
@@ -94,7 +94,7 @@ impl Writer {
     /// Whether a commit ends what this writer was opened to do.
     pub(super) fn ends(&self, request: &CommitRequest) -> bool {
         let last = self.last_commit();
-        request.complete || (last.growth.is_some() && self.has_all_rows(request, &last))
+        request.complete || (last.growth.is_some() && self.ends_growth(request, &last))
     }
 
     /// Refuses to end before all rows are there, or to go beyond them.
@@ -121,7 +121,7 @@ impl Writer {
         before: &Commit,
     ) -> Result<Vec<Finished>> {
         let mut finished = Vec::new();
-        if self.has_all_rows(request, before) {
+        if self.ends_growth(request, before) {
             for spec in &self.arrays {
                 let whole = with_stored_layers(spec, before);
                 finished.extend(array_metadata(
@@ -141,7 +141,7 @@ impl Writer {
         before: Commit,
         physical_rows: RowCounts,
     ) -> Commit {
-        if !self.has_all_rows(request, &before) {
+        if !self.ends_growth(request, &before) {
             let growth = before.growth.map(|growth| Growth {
                 rows: request.rows,
                 physical_rows,
@@ -158,8 +158,11 @@ impl Writer {
         Commit { arrays, growth: None, ..before }
     }
 
-    fn has_all_rows(&self, request: &CommitRequest, before: &Commit) -> bool {
-        !request.interrupted
+    /// Whether a commit makes the new arrays part of the store: not one on the way, though full shards may hold all
+    /// rows by then, because its writer goes on.
+    fn ends_growth(&self, request: &CommitRequest, before: &Commit) -> bool {
+        request.publish_tail
+            && !request.interrupted
             && RowSpace::ALL
                 .into_iter()
                 .filter(|space| self.has_lanes(*space))
