@@ -84,7 +84,7 @@ def test_what_is_added_is_what_a_capture_of_all_gives(model, tmp_path, blocks):
 
 
 def test_rows_that_fill_their_shards_end_no_growth_before_its_end(model, tmp_path):
-    texts = TEXTS[10:31]
+    texts = [*TEXTS[10:30], f"{TEXTS[30]} w3"]
     whole = capture(model, tmp_path / "whole", texts, sites=["resid_post", "z"])
     assert whole.n_row % SETTINGS["shard_rows"] == 0, "else this tests nothing"
     capture(model, tmp_path / "run", texts, sites=["resid_post"])
