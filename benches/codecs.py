@@ -83,9 +83,9 @@ CODECS = {
 
 def stored(n_chunk: int) -> Iterator[tuple[str, Rows]]:
     """Chunks out of the middle layer of what the demo captured."""
-    for name in ("encoder", "causal"):
+    for name in ("sentences", "causal"):
         store = residuum.open(DEMO / f"{name}.residuum")
-        for site in ("resid_post", "z"):
+        for site in sorted({"resid_post", "z"}.intersection(store.sites)):
             array = store[site]
             layer = array.layers[len(array.layers) // 2]
             rows = array.read(slice(0, n_chunk * CHUNK), layer, dtype=np.float32)
