@@ -1,10 +1,10 @@
 """What compression saves on real activations and what it costs: the ground for the default.
 
 Chunks of 256 rows of one layer, as a store cuts them, of the demo's two stores (a trained encoder,
-a trained causal model: run `make demo` first) and of random-weight GPT-2 and Llama shapes whose
-residual stream has channels as far out as large models show (Dettmers et al. 2022, LLM.int8(),
-section 4: a few features some 20 times the others). Each is coded as float32, float16 and bfloat16.
-What comes out of a codec is asserted to be what went in.
+a trained causal model; as far as `make demo` has made them) and of random-weight GPT-2 and Llama
+shapes whose residual stream has channels as far out as large models show (Dettmers et al. 2022,
+LLM.int8(), section 4: a few features some 20 times the others). Each is coded as float32, float16
+and bfloat16. What comes out of a codec is asserted to be what went in.
 
     python benches/codecs.py [--chunks 24]
 """
@@ -84,7 +84,11 @@ CODECS = {
 def stored(n_chunk: int) -> Iterator[tuple[str, Rows]]:
     """Chunks out of the middle layer of what the demo captured."""
     for name in ("sentences", "causal"):
-        store = residuum.open(DEMO / f"{name}.residuum")
+        path = DEMO / f"{name}.residuum"
+        if not path.exists():
+            print(f"{path} is left out: `make demo` makes it")
+            continue
+        store = residuum.open(path)
         for site in sorted({"resid_post", "z"}.intersection(store.sites)):
             array = store[site]
             layer = array.layers[len(array.layers) // 2]

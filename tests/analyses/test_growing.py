@@ -31,6 +31,15 @@ def test_rows_keep_their_order_and_schema(tmp_path, monkeypatch, limit, n_block)
     assert not list(tmp_path.iterdir()), "its file has no name any more"
 
 
+def test_a_table_that_is_never_finished_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    table = GrowingTable(SCHEMA, limit=0)
+    table.add(pa.table({"row": [1], "text": ["a"]}))
+    assert list(tmp_path.iterdir())
+    del table
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_exceeds_the_limit_is_not_held():
     before = pa.total_allocated_bytes()
     table = grown(10_000, 20_000)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_models
+from trees import ARRAYS, files
 
 import residuum
 from residuum.capture.tracer import Tracer
@@ -49,18 +50,6 @@ def blocks(monkeypatch):
 
 def capture(model, out, texts=TEXTS, **more):
     return residuum.capture(model, texts, out, **SETTINGS | more)
-
-
-def files(path, *folders):
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for folder in folders or (".",)
-        for file in sorted((path / folder).rglob("*"))
-        if file.is_file()
-    }
-
-
-ARRAYS = ("activations", "statistics", "index", "tables", "weights")
 
 
 def test_what_is_added_is_what_a_capture_of_all_gives(model, tmp_path, blocks):

@@ -17,6 +17,7 @@ import tiny_models
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
+from trees import ARRAYS, assert_same
 
 import residuum
 
@@ -144,12 +145,6 @@ def end(process):
     return process.returncode, out, err
 
 
-def arrays(path):
-    folders = ("activations", "statistics", "index", "tables", "weights")
-    files = [file for folder in folders for file in sorted((path / folder).rglob("*"))]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files if file.is_file()}
-
-
 def test_a_model_larger_than_memory(model, inputs, tmp_path):
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     assert size > 6_000_000_000
@@ -183,5 +178,5 @@ def test_a_model_larger_than_memory(model, inputs, tmp_path):
     assert report["peak"] < CAP
     layers = {int(name.split(".")[2]) for name in report["read"] if ".layers." in name}
     assert layers == set(range(30, N_LAYER)), "whole layers are not read again"
-    assert arrays(tmp_path / "run") == arrays(tmp_path / "whole")
+    assert_same(tmp_path / "run", tmp_path / "whole", *ARRAYS)
     assert not (tmp_path / "run/staging").exists()

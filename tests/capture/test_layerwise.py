@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
+from trees import ARRAYS, assert_same
 
 import residuum
 from residuum.capture.layerwise import checkpoint as checkpoint_module
@@ -22,7 +23,6 @@ SETTINGS = {"batch_tokens": 12, "shard_rows": 32, "chunk_rows": 8, "device": "cp
 TEXTS = [" ".join(f"w{(n * 5 + 3 * k) % 28 + 1}" for k in range(n % 6 + 1)) for n in range(25)]
 TEXTS[9] = TEXTS[3]
 NAMES = [name for name in tiny_models.MODELS if name != "gpt2_bare"]
-ARRAYS = ("activations", "statistics", "index", "tables", "weights")
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +68,6 @@ def capture(model, out, inputs=TEXTS, **more):
     return residuum.capture(model, inputs, out, **SETTINGS | more)
 
 
-def files(path, *folders):
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for folder in folders or (".",)
-        for file in sorted((path / folder).rglob("*"))
-        if file.is_file()
-    }
-
-
-def assert_same(one, two):
-    left, right = files(one, *ARRAYS), files(two, *ARRAYS)
-    assert sorted(left) == sorted(right)
-    assert [name for name in left if left[name] != right[name]] == []
-
-
 def sites_of(folder):
     from residuum.capture.model import load_model
 
@@ -99,7 +84,7 @@ def test_every_site_of_every_family_is_that_of_forward(folder, pictures, tmp_pat
     one = capture(model, tmp_path / "forward", inputs, sites=sites)
     assert read == []
     two = capture(model, tmp_path / "layerwise", inputs, sites=sites, schedule="layerwise")
-    assert_same(tmp_path / "forward", tmp_path / "layerwise")
+    assert_same(tmp_path / "forward", tmp_path / "layerwise", *ARRAYS)
     assert two.complete
     assert two.verify().ok
     assert not (two.path / "staging").exists()
@@ -148,7 +133,7 @@ def test_parts_are_those_of_forward_and_later_layers_do_not_run(
 
     monkeypatch.setattr(StageTracer, "run", counting)
     capture(folder(name), tmp_path / "layerwise", inputs, schedule="layerwise", **asked)
-    assert_same(tmp_path / "forward", tmp_path / "layerwise")
+    assert_same(tmp_path / "forward", tmp_path / "layerwise", *ARRAYS)
     last = {"embed": None, "resid_final": 2}.get(asked["sites"][0], max(asked.get("layers", [0])))
     stages = [None] if last is None else [None, *range(last + 1)]
     assert sorted(set(seen), key=str) == sorted(stages, key=str)
@@ -176,7 +161,7 @@ def test_half_precision(folder, tmp_path, name, dtype):
     wide = {"sites": ["resid_post"], "model_dtype": "float32"}
     capture(model, tmp_path / "wide", **wide)
     capture(model, tmp_path / "wide_by_layer", schedule="layerwise", **wide)
-    assert_same(tmp_path / "wide", tmp_path / "wide_by_layer")
+    assert_same(tmp_path / "wide", tmp_path / "wide_by_layer", *ARRAYS)
 
 
 def split(source, target, n_file):
@@ -203,7 +188,7 @@ def test_several_files_and_other_names(folder, tmp_path, read):
     split(folder("gpt2"), tmp_path / "split", 3)
     capture(tmp_path / "split", tmp_path / "forward", **settings)
     capture(tmp_path / "split", tmp_path / "layerwise", schedule="layerwise", **settings)
-    assert_same(tmp_path / "forward", tmp_path / "layerwise")
+    assert_same(tmp_path / "forward", tmp_path / "layerwise", *ARRAYS)
     # A checkpoint of the bare body, whose names lack the prefix, and one with old names.
     for name in ("gpt2_bare", "bert"):
         sites = {"sites": ["resid_post"]}
@@ -217,7 +202,7 @@ def test_several_files_and_other_names(folder, tmp_path, read):
         (model / "model.safetensors.index.json").unlink()
         capture(model, tmp_path / f"{name}_forward", **sites)
         capture(model, tmp_path / f"{name}_layerwise", schedule="layerwise", **sites)
-        assert_same(tmp_path / f"{name}_forward", tmp_path / f"{name}_layerwise")
+        assert_same(tmp_path / f"{name}_forward", tmp_path / f"{name}_layerwise", *ARRAYS)
 
 
 def test_a_layer_is_in_memory_alone(folder, tmp_path, monkeypatch):
@@ -266,7 +251,7 @@ def test_sites_are_added_layer_by_layer(folder, tmp_path, name):
     capture(model, tmp_path / "whole", **whole)
     capture(model, tmp_path / "run", sites=["resid_post"], layers=[0, 2])
     store = capture(model, tmp_path / "run", append=True, schedule="layerwise", **whole)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", tmp_path / "whole", *ARRAYS)
     assert [entry["schedule"] for entry in store.resume["grown"]] == ["layerwise"]
     with pytest.raises(CaptureError, match=r"adds sites and layers to .*, not examples"):
         capture(model, tmp_path / "run", ["w1 w2"], append=True, schedule="layerwise")
@@ -329,7 +314,7 @@ def test_stopped_and_resumed_ends_in_the_same_arrays(
     after = ["layer 1", "layer 2", "readout"]
     # Ctrl-C in a layer of which nothing is stored ends it at once, as a kill does.
     assert set(ran) == set(after[after.index(stage) :]), "whole layers are kept"
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", tmp_path / "whole", *ARRAYS)
     assert not (tmp_path / "run/staging").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trees import files
 
 import residuum
 from residuum.capture import commit_points
@@ -70,16 +71,9 @@ def capture(folder, inputs, out, **settings):
     return residuum.capture(folder, inputs, out, **usual | settings)
 
 
-def trees(path):
-    """Bytes of every file."""
-    files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
-
-
 def arrays(path):
     """Bytes of every file that does not say where the model or the inputs came from."""
-    parts = ("activations", "statistics", "index")
-    return {name: data for name, data in trees(path).items() if name.startswith(parts)}
+    return files(path, "activations", "statistics", "index")
 
 
 def rows_of(store, example):
@@ -244,11 +238,11 @@ def test_pooled_alone_has_example_rows_only(tmp_path):
 
 def test_resume_of_a_finished_store_runs_nothing(gpt2_folder, tmp_path, passes):
     capture(gpt2_folder, TEXTS, tmp_path / "run")
-    before, commits = trees(tmp_path / "run"), sorted((tmp_path / "run/commits").iterdir())
+    before, commits = files(tmp_path / "run"), sorted((tmp_path / "run/commits").iterdir())
     passes.clear()
     capture(gpt2_folder, TEXTS, tmp_path / "run", resume=True)
     assert passes == []
-    assert trees(tmp_path / "run") == before
+    assert files(tmp_path / "run") == before
     assert sorted((tmp_path / "run/commits").iterdir()) == commits
 
 
@@ -286,10 +280,10 @@ def test_resume_names_what_differs(gpt2_folder, tmp_path, change, says):
     capture(gpt2_folder, TEXTS, tmp_path / "run")
     settings = {"inputs": TEXTS} | change
     inputs = settings.pop("inputs")
-    before = trees(tmp_path / "run")
+    before = files(tmp_path / "run")
     with pytest.raises(CaptureError, match=says):
         capture(gpt2_folder, inputs, tmp_path / "run", resume=True, **settings)
-    assert trees(tmp_path / "run") == before
+    assert files(tmp_path / "run") == before
 
 
 def test_another_models_store_is_refused(gpt2_folder, tmp_path):
@@ -347,7 +341,7 @@ def test_an_empty_folder_is_used_and_inputs_may_be_walked_twice(gpt2_folder, tmp
     capture(gpt2_folder, TEXTS, tmp_path / "run")
     monkeypatch.setattr("residuum.capture.examples.CACHED_BYTES", 0)
     capture(gpt2_folder, TEXTS, tmp_path / "again")
-    assert trees(tmp_path / "run") == trees(tmp_path / "again")
+    assert files(tmp_path / "run") == files(tmp_path / "again")
 
 
 @pytest.fixture
@@ -396,7 +390,7 @@ def test_stores_with_example_rows_resume_to_the_same_files(tmp_path, monkeypatch
             assert store.verify().ok
             assert store["pooled"].read().shape[0] == store.rows["example"]
     capture(tmp_path / "model", texts, tmp_path / "run", resume=True, **settings)
-    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
     assert residuum.open(tmp_path / "run").commit > 2
 
 
@@ -411,7 +405,7 @@ def test_interrupt_keeps_what_is_complete(gpt2_folder, tmp_path, interrupted, nu
     assert residuum.store.verify(tmp_path / "run").ok
     capture(gpt2_folder, TEXTS, tmp_path / "run", resume=True, **settings)
     capture(gpt2_folder, TEXTS, tmp_path / "whole", **settings)
-    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
 def test_a_store_has_one_writer(gpt2_folder, tmp_path, interrupted):
@@ -445,7 +439,7 @@ def test_an_interrupted_append_is_resumed(gpt2_folder, tmp_path, interrupted):
         capture(gpt2_folder, more, tmp_path / "run", append=True, **settings)
     store = capture(gpt2_folder, more, tmp_path / "run", resume=True, **settings)
     assert store.n_example == 3 + len(more)
-    assert trees(tmp_path / "run") == trees(tmp_path / "whole")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
     whole = residuum.open(tmp_path / "whole").examples.to_table().sort_by("example")
     assert store.examples.to_table().sort_by("example").equals(whole)
 

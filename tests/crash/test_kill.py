@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trees import assert_same, files
 
 import residuum
 from residuum.capture.tracer import Tracer
@@ -162,19 +163,8 @@ def finish(gpt2_folder, inputs, out, settings):
     return len(passes)
 
 
-def tree(path):
-    """Bytes of every file of a store."""
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-
-
-def assert_same(one: Path, two: Path):
-    left, right = tree(one), tree(two)
-    assert sorted(left) == sorted(right)
-    assert [name for name in left if left[name] != right[name]] == []
+def assert_whole(one: Path, two: Path):
+    assert_same(one, two)
     assert residuum.open(one).complete
     assert residuum.store.verify(one).ok
 
@@ -207,7 +197,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
     rest = finish(gpt2_folder, inputs, out, settings)
     assert rest < every or commits == 0, "what is committed is not computed again"
     assert rest > 0
-    assert_same(out, whole)
+    assert_whole(out, whole)
 
 
 def test_killed_again_and_again(gpt2_folder, inputs, settings, whole, start, tmp_path):
@@ -220,7 +210,7 @@ def test_killed_again_and_again(gpt2_folder, inputs, settings, whole, start, tmp
         if out.exists():
             assert residuum.store.verify(out).ok
     finish(gpt2_folder, inputs, out, settings)
-    assert_same(out, whole)
+    assert_whole(out, whole)
 
 
 def test_interrupt_commits_what_is_complete(gpt2_folder, inputs, settings, whole, start, tmp_path):
@@ -237,7 +227,7 @@ def test_interrupt_commits_what_is_complete(gpt2_folder, inputs, settings, whole
     assert not store.complete
     assert residuum.store.verify(out).ok
     finish(gpt2_folder, inputs, out, settings)
-    assert_same(out, whole)
+    assert_whole(out, whole)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +256,7 @@ def test_killed_while_it_grows_and_resumed_is_bit_for_bit_the_same(
     assert residuum.store.verify(out).ok
     np.testing.assert_array_equal(store["resid_post"].read(), before["resid_post"].read())
     finish(gpt2_folder, inputs, out, settings | LATER)
-    assert_same(out, grown / "after")
+    assert_whole(out, grown / "after")
 
 
 def test_killed_again_and_again_while_it_grows(
@@ -286,7 +276,7 @@ def test_killed_again_and_again_while_it_grows(
     if done.complete and done.growth is None and "z" not in done:
         residuum.capture(gpt2_folder, inputs, out, **settings | LATER, append=True)
     finish(gpt2_folder, inputs, out, settings | LATER)
-    assert_same(out, grown / "after")
+    assert_whole(out, grown / "after")
 
 
 LAYERWISE = {"schedule": "layerwise", "sites": ["resid_post", "z"], "layers": [0, 2]}
@@ -302,7 +292,7 @@ def by_layer(gpt2_folder, inputs, settings, tmp_path_factory):
 
 def arrays(path):
     """Bytes of everything but the commits, whose number tells how often a layer was begun."""
-    return {name: data for name, data in tree(path).items() if not name.startswith("commits")}
+    return {name: data for name, data in files(path).items() if not name.startswith("commits")}
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -352,4 +342,4 @@ def test_kill_campaign(gpt2_folder, inputs, settings, whole, start, tmp_path):
             if out.exists():
                 assert residuum.store.verify(out).ok
         finish(gpt2_folder, inputs, out, settings)
-        assert_same(out, whole)
+        assert_whole(out, whole)

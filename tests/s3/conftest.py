@@ -5,6 +5,7 @@ import logging
 import os
 
 import pytest
+import trees
 from moto.server import ThreadedMotoServer
 
 from residuum import _residuum
@@ -65,6 +66,7 @@ def objects(url):
 
 
 def files(folder):
-    """Bytes of every file of a store, by name; not its lock."""
-    found = [file for file in folder.rglob("*") if file.is_file() and file.name != "writer.lock"]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in found}
+    """Bytes of every file of a store, by name; not its lock, which on disk stays open."""
+    found = trees.files(folder)
+    found.pop("staging/writer.lock", None)
+    return found

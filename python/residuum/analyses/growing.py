@@ -6,6 +6,7 @@ the table is finished: the table reads it through a map, so that the system can 
 """
 
 import tempfile
+import weakref
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +50,8 @@ class GrowingTable:
         if self._writer is None:
             with tempfile.NamedTemporaryFile(prefix="residuum-", delete=False) as file:
                 self._path = Path(file.name)
+            # Also where the analysis fails, or the process ends, before the table is finished.
+            weakref.finalize(self, self._path.unlink, missing_ok=True)
             self._writer = pa.ipc.new_file(str(self._path), self._schema)
         for rows in self._held:
             self._writer.write_table(rows)

@@ -244,20 +244,7 @@ def _resume(job: Job, stored: Stored, *, show: bool | None) -> None:
         example_rows=physical["example"],
         content_hashes=stored.content_hashes(first.n_example),
     )
-    known = stored.known(before=first.n_example)
-    try:
-        sit(
-            job,
-            stored.record(segments),
-            start,
-            tracer=job.tracer,
-            behind=first,
-            known=known,
-            show=show,
-        )
-    except Exception as error:
-        note_resume(error, job.path)
-        raise
+    _sit_behind(job, stored, segments, start, first, show=show)
 
 
 def _append(job: Job, stored: Stored, asked: Wanted | None, *, show: bool | None) -> None:
@@ -300,17 +287,23 @@ def _append_examples(job: Job, stored: Stored, *, show: bool | None) -> None:
             f"store's attention patterns is {width} long: capture these into a store of their own."
         )
         raise InputError(message)
+    _sit_behind(job, stored, segments, start, first, show=show)
+
+
+def _sit_behind(
+    job: Job,
+    stored: Stored,
+    segments: list[dict[str, Any]],
+    start: Start,
+    first: Mark,
+    *,
+    show: bool | None,
+) -> None:
+    """Run the job's examples, which come behind those before `first`."""
     known = stored.known(before=first.n_example)
+    record = stored.record(segments)
     try:
-        sit(
-            job,
-            stored.record(segments),
-            start,
-            tracer=job.tracer,
-            behind=first,
-            known=known,
-            show=show,
-        )
+        sit(job, record, start, tracer=job.tracer, behind=first, known=known, show=show)
     except Exception as error:
         if not Stored.read(job.path).complete:
             note_resume(error, job.path)

@@ -287,8 +287,8 @@ fn best_within(metric: Metric, query: &[f32], least: &[f32], most: &[f32]) -> f6
         }
         sum.add(f64::from(q), f64::from(low), f64::from(high));
     }
-    // Keys are rounded sums of as many terms as there are features.
-    let slack = query.len() as f64 * f64::EPSILON;
+    // Keys are rounded sums of as many terms as there are features; roots and quotients round too.
+    let slack = (query.len() + 8) as f64 * f64::EPSILON;
     match metric {
         Metric::Dot => sum.dot + slack * sum.dot_size,
         Metric::L2 => -sum.distance * (1.0 - slack),
