@@ -10,8 +10,6 @@ commit. Nobody else syncs.
 """
 
 import argparse
-import importlib.metadata
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import residuum
-from common import Case, folder_bytes, interleaved, print_table
+from common import Case, add_table, folder_bytes, interleaved
+from report import Report, versions
 
 WORK = Path(".cache/bench/capture")
 N_TOKEN, BATCH = 128, 4
@@ -209,16 +208,14 @@ def main() -> None:
     }
     for name, trace in peers.items():
         cases[f"{name} + torch.save"] = Case(partial(save_each, name, ids, trace))
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("torch", "transformers", "transformer-lens", "nnsight")
-    )
-    print(f"{len(prompts)} prompts of {N_TOKEN} tokens, GPT-2-small's shape, float32; {versions}")
-    print(f"{torch.get_num_threads()} threads on {os.cpu_count()} cores; page cache warm")
     measured = interleaved(cases, options.rounds)
-    print(f"a store holds {folder_bytes(WORK / 'run.residuum') / 1e6:.0f} MB", end="; ")
-    print(f"a folder of torch.save {folder_bytes(WORK / 'hooks') / 1e6:.0f} MB")
-    print_table("capture resid_post + z", measured, base="bare forward pass")
+    report = Report("capture", "Capture")
+    report.introduce(__doc__)
+    stored, saved = (folder_bytes(WORK / name) / 1e6 for name in ("run.residuum", "hooks"))
+    report.say(f"A store holds {stored:.0f} MB, a folder of `torch.save` {saved:.0f} MB.")
+    report.say(versions("torch", "transformers", "transformer-lens", "nnsight"))
+    add_table(report, "capture", measured, base="bare forward pass")
+    report.keep()
 
 
 if __name__ == "__main__":

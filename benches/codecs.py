@@ -10,7 +10,6 @@ and bfloat16. What comes out of a codec is asserted to be what went in.
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import residuum
+from report import Report, versions
 
 DEMO = Path("demo")
 CHUNK = 256
@@ -134,22 +134,26 @@ def speeds(codec: Codec, chunks: list[bytes], width: int) -> tuple[float, float,
 
 
 def main() -> None:
-    """Print one table for each dtype."""
+    """One table for each dtype."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=24)
     options = parser.parse_args()
     data = dict([*stored(options.chunks), *random_shapes(options.chunks)])
-    print(f"chunks of {CHUNK} rows, up to {options.chunks} of each, zstd level 1, one thread of")
-    print(f"{os.cpu_count()}; share of the bytes that is stored, GB/s encoded, GB/s decoded")
+    report = Report("codecs", "Codecs")
+    report.introduce(__doc__)
+    report.say("Share of the bytes that is stored / GB/s encoded / GB/s decoded.")
+    report.say(versions("numcodecs", "torch", "transformers"))
     for name, dtype in DTYPES.items():
-        print(f"\n{name:<26}" + "".join(f"{codec:>26}" for codec in CODECS))
-        for title, rows in data.items():
+        rows = []
+        for title, values in data.items():
             cut = [
-                rows[at : at + CHUNK].astype(dtype).tobytes() for at in range(0, len(rows), CHUNK)
+                values[at : at + CHUNK].astype(dtype).tobytes()
+                for at in range(0, len(values), CHUNK)
             ]
             found = [speeds(codec, cut, dtype.itemsize) for codec in CODECS.values()]
-            cells = "".join(f"{s:>12.3f}{e:>7.2f}{d:>7.2f}" for s, e, d in found)
-            print(f"{title:<26}{cells}")
+            rows.append([title, *(f"{s:.3f} / {e:.2f} / {d:.2f}" for s, e, d in found)])
+        report.table([name, *CODECS], rows)
+    report.keep()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, peak memory, bytes read, and one table at the end.
+"""What the benchmarks share: interleaved timing, peak memory, bytes read, and tables of them.
 
 Cases are run in turns, round after round, so that a machine that slows down slows all of them. The
 first round warms caches and is not counted. That the answers agree is asserted by each benchmark
@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from report import Report
 
 MEGABYTE = 1e6
 
@@ -73,16 +75,27 @@ def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, Measured]:
     return measured
 
 
-def print_table(title: str, measured: Mapping[str, Measured], base: str) -> None:
+def add_table(report: Report, title: str, measured: Mapping[str, Measured], base: str) -> None:
     """One line a case; the ratio is its median time over the base's."""
-    print(f"\n{title}")
-    print(f"  {'':<44}{'median':>10}{'best':>10}{'ratio':>8}{'peak memory':>14}{'read':>12}")
-    for name, case in measured.items():
-        print(
-            f"  {name:<44}{1e3 * case.median:>7.1f} ms{1e3 * min(case.seconds):>7.1f} ms"
-            f"{case.median / measured[base].median:>8.2f}"
-            f"{case.peak_bytes / MEGABYTE:>+11.1f} MB{case.read_bytes / MEGABYTE:>9.1f} MB"
-        )
+    header = [title, "median", "ratio", "peak memory", "read"]
+    report.table(
+        header,
+        [
+            [
+                name,
+                f"{1e3 * case.median:,.1f} ms",
+                f"{case.median / measured[base].median:.2f}",
+                f"{case.peak_bytes / MEGABYTE:+,.0f} MB",
+                f"{case.read_bytes / MEGABYTE:,.1f} MB" if case.read_bytes >= MEGABYTE else "",
+            ]
+            for name, case in measured.items()
+        ],
+    )
+
+
+def speeds(measured: Mapping[str, Measured]) -> dict[str, float]:
+    """Answers a second by case, for goals."""
+    return {name: 1 / case.median for name, case in measured.items()}
 
 
 def folder_bytes(folder: Path) -> int:

@@ -1,11 +1,12 @@
-"""The formats that people keep activations in, each as its own library reads and writes it.
+"""A format of `[row, layer, feature]` in float16: ours, and those without chunks.
 
-All hold the same `[row, layer, feature]` in float16, cut as residuum cuts where the format lets one
+The chunked peers are in `chunked.py`. All are cut as residuum cuts where the format lets one
 choose: 256 rows of one layer in a chunk, 8192 rows in a shard.
 """
 
+import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ class Format(ABC):
     """One way to store `[row, layer, feature]`. What is opened stays open between questions."""
 
     name: str
+    stored_by: str = ""
+    """The name of the format whose files it reads, where that is another one."""
 
     def __init__(self, folder: Path) -> None:
         """Keep everything below a folder."""
-        self.path = folder / self.name.replace(" ", "_").replace(",", "")
+        name = self.stored_by or self.name
+        self.path = folder / name.replace(" ", "_").replace(",", "")
 
     @abstractmethod
     def write(self, data: Half) -> None:
@@ -89,13 +93,17 @@ class Residuum(Format):
         )
         with writer:
             for start, rows in blocks(data):
-                runs = np.array([[0, start, len(rows)]])
+                flat = rows.reshape(-1, width)
+                places = np.arange(len(rows))
                 for layer in range(n_layer):
-                    writer.write("resid_post", layer, np.ascontiguousarray(rows[:, layer]), runs)
+                    # From where, to where, how many: rows of a layer lie a token apart.
+                    runs = np.stack([places * n_layer + layer, places + start, places * 0 + 1], 1)
+                    writer.write("resid_post", layer, flat, runs)
             writer.commit(complete=True, rows={"token": n_row, "example": 0})
 
     def open(self) -> None:  # noqa: D102
-        self.site = residuum.open(self.path)["resid_post"]
+        self.store = residuum.open(self.path)
+        self.site = self.store["resid_post"]
 
     def scan(self) -> Half:  # noqa: D102
         return self.site.read()
@@ -151,6 +159,7 @@ class InMemory(Memmap):
     """The layer held in memory: what a gather costs without any store."""
 
     name = "numpy in memory"
+    stored_by = Memmap.name
 
     def open(self) -> None:  # noqa: D102
         self.array = np.load(self.path)
@@ -158,173 +167,6 @@ class InMemory(Memmap):
 
     def gather(self, rows: Rows, layer: int) -> Half:  # noqa: D102
         return np.asarray(self.layers[layer][rows])
-
-
-class Hdf5(Format):
-    """h5py, chunked."""
-
-    name = "h5py"
-
-    def write(self, data: Half) -> None:  # noqa: D102
-        import h5py
-
-        with h5py.File(self.path, "w") as file:
-            chunks = (CHUNK, 1, data.shape[2])
-            out = file.create_dataset("x", data.shape, np.float16, chunks=chunks)
-            for start, rows in blocks(data):
-                out[start : start + len(rows)] = rows
-
-    def open(self) -> None:  # noqa: D102
-        import h5py
-
-        self.array = h5py.File(self.path, "r")["x"]
-
-    def scan(self) -> Half:  # noqa: D102
-        return np.asarray(self.array[:])
-
-    def layer(self, layer: int) -> Half:  # noqa: D102
-        return np.asarray(self.array[:, layer])
-
-    def gather(self, rows: Rows, layer: int) -> Half:  # noqa: D102
-        order = np.argsort(rows)  # it takes rows in ascending order alone
-        out = np.empty((len(rows), self.array.shape[2]), np.float16)
-        out[order] = self.array[rows[order], layer]
-        return out
-
-    def gather_all(self, rows: Rows) -> Half:  # noqa: D102
-        order = np.argsort(rows)
-        out = np.empty((len(rows), *self.array.shape[1:]), np.float16)
-        out[order] = self.array[rows[order]]
-        return out
-
-
-class ZarrPython(Format):
-    """zarr-python with its own codecs, sharded as ours."""
-
-    name = "zarr-python"
-
-    def write(self, data: Half) -> None:  # noqa: D102
-        import zarr
-
-        width = data.shape[2]
-        array = zarr.create_array(
-            str(self.path),
-            shape=data.shape,
-            dtype="float16",
-            chunks=(CHUNK, 1, width),
-            shards=(SHARD, 1, width),
-            compressors=None,
-        )
-        for start in range(0, len(data), SHARD):
-            array[start : start + SHARD] = data[start : start + SHARD]
-
-    def open(self) -> None:  # noqa: D102
-        import zarr
-
-        self.array: Any = zarr.open_array(str(self.path), mode="r")
-
-    def scan(self) -> Half:  # noqa: D102
-        return np.asarray(self.array[:])
-
-    def layer(self, layer: int) -> Half:  # noqa: D102
-        return np.asarray(self.array[:, layer])
-
-    def gather(self, rows: Rows, layer: int) -> Half:  # noqa: D102
-        return np.asarray(self.array.oindex[rows, layer])
-
-    def gather_all(self, rows: Rows) -> Half:  # noqa: D102
-        return np.asarray(self.array.oindex[rows])
-
-
-class Tensorstore(Format):
-    """tensorstore's zarr3 driver, sharded as ours."""
-
-    name = "tensorstore"
-
-    def _spec(self) -> dict[str, Any]:
-        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(self.path)}}
-
-    def write(self, data: Half) -> None:  # noqa: D102
-        import tensorstore
-
-        width = data.shape[2]
-        layout = tensorstore.ChunkLayout(
-            read_chunk_shape=(CHUNK, 1, width), write_chunk_shape=(SHARD, 1, width)
-        )
-        array = tensorstore.open(
-            self._spec(), create=True, dtype="float16", shape=data.shape, chunk_layout=layout
-        ).result()
-        for start in range(0, len(data), SHARD):
-            part = data[start : start + SHARD]
-            array[start : start + len(part)].write(part).result()
-
-    def open(self) -> None:  # noqa: D102
-        import tensorstore
-
-        self.array: Any = tensorstore.open(self._spec(), read=True).result()
-
-    def scan(self) -> Half:  # noqa: D102
-        return np.asarray(self.array.read().result())
-
-    def layer(self, layer: int) -> Half:  # noqa: D102
-        return np.asarray(self.array[:, layer].read().result())
-
-    def gather(self, rows: Rows, layer: int) -> Half:  # noqa: D102
-        return np.asarray(self.array[rows, layer].read().result())
-
-    def gather_all(self, rows: Rows) -> Half:  # noqa: D102
-        return np.asarray(self.array[rows].read().result())
-
-
-class Lance(Format):
-    """Lance, a column of fixed-size lists for each layer."""
-
-    name = "Lance"
-
-    def write(self, data: Half) -> None:  # noqa: D102
-        import lance
-        import pyarrow as pa
-
-        width, names = data.shape[2], [f"l{layer}" for layer in range(data.shape[1])]
-        kind = pa.list_(pa.float16(), width)
-        schema = pa.schema([(name, kind) for name in names])
-
-        def parts() -> Iterator[Any]:
-            for start in range(0, len(data), SHARD):
-                rows = data[start : start + SHARD]
-                flat = [np.ascontiguousarray(rows[:, at]).ravel() for at in range(len(names))]
-                lists = [pa.FixedSizeListArray.from_arrays(pa.array(f), width) for f in flat]
-                yield pa.record_batch(lists, schema=schema)
-
-        reader = pa.RecordBatchReader.from_batches(schema, parts())
-        lance.write_dataset(reader, str(self.path), max_rows_per_group=SHARD)
-
-    def open(self) -> None:  # noqa: D102
-        import lance
-
-        self.dataset: Any = lance.dataset(str(self.path))
-        self.names = self.dataset.schema.names
-
-    def _values(self, table: Any, name: str) -> Half:  # noqa: ANN401  pyarrow ships no types
-        column = table.column(name).combine_chunks()
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(values).reshape(len(column), -1)
-
-    def scan(self) -> Half:  # noqa: D102
-        table = self.dataset.to_table()
-        return np.stack([self._values(table, name) for name in self.names], axis=1)
-
-    def layer(self, layer: int) -> Half:  # noqa: D102
-        name = self.names[layer]
-        return self._values(self.dataset.to_table(columns=[name]), name)
-
-    def gather(self, rows: Rows, layer: int) -> Half:  # noqa: D102
-        name = self.names[layer]
-        return self._values(self.dataset.take(rows.tolist(), columns=[name]), name)
-
-    def gather_all(self, rows: Rows) -> Half:  # noqa: D102
-        table = self.dataset.take(rows.tolist())
-        return np.stack([self._values(table, name) for name in self.names], axis=1)
 
 
 class Safetensors(Format):
@@ -358,14 +200,38 @@ class Safetensors(Format):
         return np.stack([self.layer(layer)[rows] for layer in range(self.n_layer)], axis=1)
 
 
-FORMATS: tuple[type[Format], ...] = (
-    Residuum,
-    ResiduumZstd,
-    Memmap,
-    InMemory,
-    Hdf5,
-    ZarrPython,
-    Tensorstore,
-    Lance,
-    Safetensors,
-)
+class SaeLens(Memmap):
+    """The buffer in memory by which SAELens shuffles, fed from a mapped npy file: an epoch only.
+
+    A quarter of the rows are held, and half of them are kept for mixing, which is its default. The
+    rows of the last batch that is not full are dropped.
+    """
+
+    name = "SAELens buffer"
+    stored_by = Memmap.name
+
+    def epoch(self, n_row: int, layer: int, batch: int) -> Iterator[Half]:  # noqa: D102
+        import torch
+
+        def loaded() -> Iterator[torch.Tensor]:
+            for start in range(0, n_row, batch):
+                yield torch.from_numpy(np.array(self.array[start : start + batch, layer]))
+
+        for mixed in mixing_buffer()(max(n_row // 4, batch), batch, loaded()):
+            yield mixed.numpy()
+
+
+def mixing_buffer() -> Callable[..., Iterator[Any]]:
+    """SAELens' own function, out of its file: the package wants an older TransformerLens."""
+    found = importlib.util.find_spec("sae_lens")
+    assert found is not None, "install the dependency group `peers`"
+    places = found.submodule_search_locations
+    assert places is not None, found
+    file = Path(places[0]) / "training" / "mixing_buffer.py"
+    spec = importlib.util.spec_from_file_location("mixing_buffer", file)
+    assert spec is not None, file
+    assert spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[..., Iterator[Any]] = module.mixing_buffer
+    return function

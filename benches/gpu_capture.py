@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import residuum
 from capture import make_prompts
-from common import Case, interleaved, print_table
+from common import Case, add_table, interleaved
+from report import Report, versions
 from residuum.capture.sink import fetch_of
 
 WORK = Path(".cache/bench/gpu_capture")
@@ -140,11 +141,15 @@ def main() -> None:
     name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
     )
-    print(f"{name}; {options.layers} layers of {options.width}, bfloat16, {size:.2f} GB captured")
+    report = Report("gpu_capture", "Capture on a GPU")
+    report.introduce(__doc__)
+    shape = f"{options.layers} layers of {options.width}, bfloat16, {size:.2f} GB captured"
+    report.say(f"{name}; {shape}. {versions('torch', 'transformers')}")
     measured = interleaved(cases, options.rounds)
-    print_table("capture resid_post", measured, base="bare forward pass, no head")
+    add_table(report, "capture resid_post", measured, base="bare forward pass, no head")
     for case in ("copied to pinned memory", "residuum, to disk, fsynced"):
-        print(f"  {case}: {size / measured[case].median:.2f} GB/s")
+        report.say(f"{case}: {size / measured[case].median:.2f} GB/s")
+    report.keep()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Four SQL questions to a store, against DuckDB over the same numbers in Parquet lists.
 
-8192 tokens of a GPT-2-small shape with random weights: resid_post and z, 151 MB each in float16.
-The Parquet columns are lists of float32, zstd, once in the order of capture and once sorted by
-layer, which is the best case for a question about one layer.
+8192 tokens of a GPT-2-small shape with random weights: resid_post and z, 151 MB each in float16,
+page cache warm, 2 threads. The Parquet columns are lists of float32, zstd, once in the order of
+capture and once sorted by layer, which is the best case for a question about one layer. *Plain SQL
+over the view* computes from `vec` what `residuum_activations(…)` gives as `norm` or `dot`. What
+ours reads is by its own count, what DuckDB reads of Parquet by the process's.
 
     python benches/sql.py [--rounds 5]
 """
@@ -22,7 +24,8 @@ from numpy.typing import NDArray
 
 import residuum
 from capture import N_TOKEN, make_model, make_prompts
-from common import Case, folder_bytes, interleaved, print_table
+from common import Case, add_table, folder_bytes, interleaved, speeds
+from report import Goal, Report, versions
 from residuum.store import Store
 
 WORK = Path(".cache/bench/sql")
@@ -209,9 +212,13 @@ def main() -> None:
         }
     for connection in (ours, parquet):
         connection.execute("SET threads = 2")
-    print(f"DuckDB {duckdb.__version__}, 2 threads, page cache warm; {store.n_row} tokens")
-    print(f"store {folder_bytes(STORE) / 1e6:.0f} MB; Parquet, by site and order:", end=" ")
-    print(", ".join(f"{p.stat().st_size / 1e6:.0f} MB" for p in sorted(WORK.glob("*.parquet"))))
+    sizes = ", ".join(f"{p.stat().st_size / 1e6:.0f}" for p in sorted(WORK.glob("*.parquet")))
+    report = Report("sql", "SQL")
+    report.introduce(__doc__)
+    report.say(
+        f"A store holds {folder_bytes(STORE) / 1e6:.0f} MB, the Parquet files {sizes} MB. "
+        f"Medians of {rounds}. {versions('duckdb', 'pyarrow')}"
+    )
     for question in questions():
         want = question.answer(store)
         cases = {
@@ -225,7 +232,10 @@ def main() -> None:
         measured = interleaved(
             {name: timed(*case, ours=case[0] is ours) for name, case in cases.items()}, rounds
         )
-        print_table(question.title, measured, base="residuum")
+        add_table(report, question.title, measured, base="residuum")
+        goals = [Goal("Parquet lists", ("Parquet lists",), 10)]
+        report.judge(question.title, "residuum", speeds(measured), goals)
+    report.keep()
 
 
 if __name__ == "__main__":

@@ -1,32 +1,40 @@
-"""Scans, layers, gathers and shuffled epochs, ours and of the formats that people use instead.
+"""Scans, layers, gathers, shuffled epochs, writing: ours, and the formats that people use instead.
 
 Rows, 13 layers and 768 numbers in float16, 1.0 GB by default, warm in the page cache: the residual
 stream of a small model. Each answer is compared bit for bit with what was written before any is
 timed. For scans everything is opened anew in each round, outside the timing, so that ours checks
-the checksums of the chunks that it reads whole each time; for gathers it stays open.
+the checksums of the chunks that it reads whole each time; for gathers it stays open. What is
+written is on the disk (`sync`) when the time is taken.
 
     python benches/storage.py [--rows 50176] [--rounds 5] [--only "residuum; h5py"]
 """
 
 import argparse
-import importlib.metadata
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common import folder_bytes
-from formats import FORMATS, Format, Half
+import chunked
+from common import MEGABYTE, Case, Measured, folder_bytes, measure
+from formats import Format, Half, InMemory, Memmap, Residuum, ResiduumZstd, SaeLens, Safetensors
+from report import Goal, Report, versions
 
 WORK = Path(".cache/bench/storage")
 N_LAYER, WIDTH, LAYER, BATCH = 13, 768, 5, 4096
 SLOW = 2.0
 """Seconds above which a question is timed twice and not in every round."""
+FORMATS = (Residuum, Memmap, *chunked.PLAIN, Safetensors, ResiduumZstd, *chunked.ZSTD)
+LOADERS = (InMemory, SaeLens)
+"""What only shuffles."""
+CHUNKED = tuple(f.name for f in chunked.PLAIN)
+PACKED = tuple(f.name for f in chunked.ZSTD)
+MEMMAP = (Memmap.name,)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Question:
     ask: Callable[[Format], Half]
     amount: float
     unit: str
+    goals: tuple[Goal, ...]
     anew: bool = False
 
 
@@ -59,49 +68,87 @@ def make_data(n_row: int) -> Half:
     return data
 
 
-def questions(n_row: int) -> list[Question]:
-    """All but writing, which is timed apart."""
+def drawn(n_row: int) -> tuple[Half, ...]:
+    """Rows to gather: a fifth, a hundred, a fiftieth."""
     random = np.random.default_rng(1)
-    many, few = random.permutation(n_row)[: n_row // 5], random.permutation(n_row)[:100]
-    tokens = random.permutation(n_row)[: n_row // 50]
+    return tuple(random.permutation(n_row)[:n] for n in (n_row // 5, 100, n_row // 50))
+
+
+def questions(n_row: int) -> list[Question]:
+    """All but writing and epochs, which are timed apart."""
+    many, few, tokens = drawn(n_row)
     row_gb = WIDTH * 2 / 1e9
+    h5py = Goal("h5py", ("h5py",), 1)
+    best, memmap = ("the best chunked rival", CHUNKED), ("memmap", MEMMAP)
+    return [
+        Question(
+            "full scan",
+            lambda f: f.scan(),
+            n_row * N_LAYER * row_gb,
+            "GB/s",
+            (Goal(*best, 2), Goal(*memmap, 0.6)),
+            anew=True,
+        ),
+        Question(
+            "one layer",
+            lambda f: f.layer(LAYER),
+            n_row * row_gb,
+            "GB/s",
+            (h5py, Goal("tensorstore", ("tensorstore",), 2.5), Goal(*memmap, 0.8)),
+            anew=True,
+        ),
+        Question(
+            f"{len(many):,} rows",
+            lambda f: f.gather(many, LAYER),
+            len(many) / 1e3,
+            "krow/s",
+            (Goal(*best, 10), Goal(*memmap, 1)),
+        ),
+        Question(
+            "100 rows",
+            lambda f: f.gather(few, LAYER),
+            0.1,
+            "krow/s",
+            (Goal(*best, 10), Goal(*memmap, 1)),
+        ),
+        Question(
+            f"{len(tokens):,} rows, all layers",
+            lambda f: f.gather_all(tokens),
+            len(tokens) / 1e3,
+            "krow/s",
+            (Goal("Lance", ("Lance",), 40), Goal(*memmap, 1)),
+        ),
+    ]
+
+
+def epoch_question(n_row: int) -> Question:
+    """A shuffled epoch; each batch is looked at, so that mapped rows are read too."""
 
     def epoch(format: Format) -> Half:
         return np.concatenate([batch[:1] for batch in format.epoch(n_row, LAYER, BATCH)])
 
-    return [
-        Question("full scan", lambda f: f.scan(), n_row * N_LAYER * row_gb, "GB/s", anew=True),
-        Question("one layer", lambda f: f.layer(LAYER), n_row * row_gb, "GB/s", anew=True),
-        Question(
-            f"{len(many)} random rows, one layer",
-            lambda f: f.gather(many, LAYER),
-            len(many) / 1e3,
-            "krow/s",
-        ),
-        Question("100 random rows, one layer", lambda f: f.gather(few, LAYER), 0.1, "krow/s"),
-        Question(
-            f"{len(tokens)} random rows, all layers",
-            lambda f: f.gather_all(tokens),
-            len(tokens) / 1e3,
-            "krow/s",
-        ),
-        Question("shuffled epoch, batches of 4096", epoch, n_row / 1e3, "krow/s"),
-    ]
-
-
-def expected(question: Question, reference: Format) -> Half | None:
-    """The answer by numpy; None where the order is each format's own."""
-    return None if "epoch" in question.title else question.ask(reference)
+    goals = (
+        Goal("the best chunked rival", CHUNKED, 10),
+        Goal("memmap", MEMMAP, 1),
+        Goal("a buffer in memory", (SaeLens.name,), 1),
+        Goal("numpy in memory", (InMemory.name,), 1),
+    )
+    return Question("shuffled epoch", epoch, n_row / 1e3, "krow/s", goals)
 
 
 def assert_epoch(format: Format, data: Half) -> None:
-    """An epoch holds every row once: its sorted first columns are the layer's."""
-    first = np.concatenate([b[:, 0] for b in format.epoch(len(data), LAYER, BATCH)])
-    assert np.array_equal(np.sort(first), np.sort(data[:, LAYER, 0])), format.name
+    """An epoch holds every row once (SAELens leaves out its last ones): by their first numbers."""
+    got = np.concatenate([b[:, :4] for b in format.epoch(len(data), LAYER, BATCH)])
+    want = np.ascontiguousarray(data[:, LAYER, :4])
+    n_want = len(data) // BATCH * BATCH if isinstance(format, SaeLens) else len(data)
+    seen, there = (x.copy().view(np.uint64).ravel() for x in (got, want))
+    assert len(seen) == n_want == len(np.unique(seen)), format.name
+    assert np.isin(seen, there).all(), format.name
 
 
 def seconds(format: Format, question: Question) -> float:
-    """One answer's time."""
+    """One answer's time, right after another: some systems take from the cache what lies idle."""
+    question.ask(format)
     if question.anew:
         format.open()
     started = time.perf_counter()
@@ -109,25 +156,67 @@ def seconds(format: Format, question: Question) -> float:
     return time.perf_counter() - started
 
 
-def measure(formats: list[Format], question: Question, rounds: int) -> dict[str, float]:
-    """Median seconds by format, in turns; what is slow is asked twice."""
+def speeds(formats: Sequence[Format], question: Question, rounds: int) -> dict[str, float]:
+    """Amount by the median second, by format, asked in turns; what is slow is asked twice."""
     times: dict[str, list[float]] = {format.name: [] for format in formats}
     for _ in range(rounds):
         for format in formats:
             there = times[format.name]
             if len(there) < 2 or statistics.median(there) < SLOW:
                 there.append(seconds(format, question))
-    return {name: statistics.median(there) for name, there in times.items()}
+    return {name: question.amount / statistics.median(there) for name, there in times.items()}
 
 
-def written(format: Format, data: Half) -> float:
-    """Seconds to write, from nothing, with everything on disk at the end."""
-    shutil.rmtree(format.path, ignore_errors=True)
-    format.path.unlink(missing_ok=True)
-    started = time.perf_counter()
+def writing(formats: Sequence[Format], data: Half, rounds: int) -> dict[str, Measured]:
+    """Time and peak memory of writing from nothing, in turns."""
+    measured = {format.name: Measured() for format in formats}
+    for _ in range(rounds):
+        for format in formats:
+            remove(format.path)
+            measure(Case(lambda f=format: written(f, data)), measured[format.name])  # type: ignore[misc]
+    return measured
+
+
+def written(format: Format, data: Half) -> None:
+    """Write, with everything on disk at the end."""
     format.write(data)
     os.sync()
-    return time.perf_counter() - started
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, and have that done before the next is timed."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    os.sync()
+
+
+def ask_all(
+    report: Report, formats: list[Format], data: Half, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Check and time every question; speeds by title and format."""
+    reference = Memmap(WORK)
+    reference.open()
+    found = {}
+    for question in questions(len(data)):
+        answer = question.ask(reference)
+        for format in formats:
+            assert np.array_equal(question.ask(format), answer), (question.title, format.name)
+        found[question.title] = speeds(formats, question, rounds)
+        report.judge(question.title, "residuum", found[question.title], question.goals)
+    report.judge(
+        "full scan, zstd",
+        ResiduumZstd.name,
+        found["full scan"],
+        [Goal("the best chunked rival with zstd", PACKED, 1.5)],
+    )
+    loaders = [*formats, *(loader(WORK) for loader in LOADERS)]
+    for format in loaders:
+        format.open()
+        assert_epoch(format, data)
+    question = epoch_question(len(data))
+    found[question.title] = speeds(loaders, question, rounds)
+    report.judge(question.title, "residuum", found[question.title], question.goals)
+    return found
 
 
 def main() -> None:
@@ -140,31 +229,59 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     data = make_data(options.rows)
     wanted = [name.strip() for name in options.only.split(";") if name.strip()]
-    formats = [f(WORK) for f in FORMATS if not wanted or f.name in wanted]
-    for package in ("zarr", "tensorstore", "h5py", "pylance", "safetensors", "numpy"):
-        print(f"{package} {importlib.metadata.version(package)}", end="  ")
-    print(f"\n{data.shape} float16, {data.nbytes / 1e9:.3f} GB, {os.cpu_count()} cores, warm")
-
-    print("\nwrite, synced")
+    formats: list[Format] = [f(WORK) for f in FORMATS if not wanted or f.name in wanted]
+    report = Report("storage", "Storage: reading, shuffling, writing")
+    packages = ("numpy", "h5py", "zarr", "zarrs", "tensorstore", "pylance", "pyarrow")
+    report.introduce(__doc__)
+    report.say(
+        f"{data.nbytes / 1e9:.3f} GB; medians of {options.rounds}, or of 2 where one answer takes "
+        f"more than {SLOW:.0f} s. {versions(*packages, 'safetensors', 'sae-lens')}"
+    )
+    wrote = writing(formats, data, min(options.rounds, 3))
     for format in formats:
-        took = written(format, data)
-        size = folder_bytes(format.path) if format.path.is_dir() else format.path.stat().st_size
-        print(
-            f"  {format.name:<20}{data.nbytes / 1e9 / took:>10.3f} GB/s{size / data.nbytes:>8.3f}"
-        )
         format.open()
-    reference = next(f for f in FORMATS if f.name == "numpy memmap")(WORK)
-    reference.open()
-    for question in questions(options.rows):
-        answer = expected(question, reference)
-        for format in formats:
-            if answer is None:
-                assert_epoch(format, data)
-            else:
-                assert np.array_equal(question.ask(format), answer), (question.title, format.name)
-        print(f"\n{question.title}")
-        for name, took in measure(formats, question, options.rounds).items():
-            print(f"  {name:<20}{question.amount / took:>12,.2f} {question.unit}")
+    write_speeds = {name: data.nbytes / 1e9 / case.median for name, case in wrote.items()}
+    goals = (Goal("h5py", ("h5py",), 1), Goal("tensorstore", ("tensorstore",), 1.3))
+    report.judge("write, synced", "residuum", write_speeds, goals)
+    found = ask_all(report, formats, data, options.rounds)
+    units = {q.title: q.unit for q in (*questions(len(data)), epoch_question(len(data)))}
+    header = ["", *(f"{title}, {units[title]}" for title in found)]
+    report.table(
+        [*header, "write, GB/s", "peak memory of it", "size"],
+        [row(name, found, write_speeds, wrote) for name in dict.fromkeys(found["shuffled epoch"])],
+    )
+    report.say(bytes_line(len(data)))
+    report.keep()
+
+
+def row(
+    name: str,
+    found: dict[str, dict[str, float]],
+    write_speeds: dict[str, float],
+    wrote: dict[str, Measured],
+) -> list[str]:
+    """One format's line of the table."""
+    cells = [f"{of[name]:,.3g}" if name in of else "" for of in found.values()]
+    if name not in wrote:
+        return [name, *cells, "", "", ""]
+    path = next(f for f in FORMATS if f.name == name)(WORK).path
+    size = folder_bytes(path) if path.is_dir() else path.stat().st_size
+    peak = f"{wrote[name].peak_bytes / MEGABYTE:+,.0f} MB"
+    whole = next(WORK.glob("data-*.npy")).stat().st_size
+    return [name, *cells, f"{write_speeds[name]:.2f}", peak, f"{size / whole:.3f}"]
+
+
+def bytes_line(n_row: int) -> str:
+    """What ours reads for the gathers, by the store's own counter."""
+    ours = Residuum(WORK)
+    ours.open()
+    said = []
+    for question, rows in zip(questions(n_row)[2:], drawn(n_row), strict=True):
+        before = ours.store.counters()["bytes_read"]
+        answer = question.ask(ours)
+        read = ours.store.counters()["bytes_read"] - before
+        said.append(f"{len(rows):,} rows {read / answer.nbytes:.2f}")
+    return f"Bytes that residuum reads per byte wanted, shard indexes included: {', '.join(said)}."
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ pub mod kernels;
 mod site;
 mod store;
 pub mod stream;
+mod vector;
 
 /// Single objects of a bucket, for what lies beside the arrays of a store. A path here is an `s3://` URL.
 pub mod objects {

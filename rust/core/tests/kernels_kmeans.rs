@@ -13,7 +13,9 @@ mod kernels_common;
 
 use kernels_common::{assert_close, cases, uniform, with_threads};
 use proptest::prelude::*;
-use residuum_core::kernels::kmeans::{Kmeans, KmeansOptions, NO_CLUSTER, assign, kmeans};
+use residuum_core::kernels::kmeans::{
+    Kmeans, KmeansOptions, NO_CLUSTER, assign, kmeans, kmeans_from,
+};
 
 const OPTIONS: KmeansOptions = KmeansOptions { k: 4, seed: 7, n_init: 2, max_iter: 50, tol: 0.0 };
 
@@ -92,6 +94,51 @@ fn finds_separate_clusters() {
         }
         name.sort_unstable();
         assert!(name.into_iter().eq(0..k as u32));
+    }
+}
+
+/// Lloyd's algorithm as it is defined, in f64 and with every distance: labels after `moves` moves.
+fn lloyd(x: &[f32], d: usize, start: &[f32], moves: usize) -> Vec<usize> {
+    let nearest = |row: &[f32], centres: &[f64]| {
+        let squares = centres.chunks(d).map(|centre| -> f64 {
+            row.iter().zip(centre).map(|(&x, c)| (f64::from(x) - c).powi(2)).sum()
+        });
+        let squares: Vec<f64> = squares.collect();
+        (0..squares.len()).min_by(|&a, &b| squares[a].total_cmp(&squares[b])).unwrap()
+    };
+    let mut centres: Vec<f64> = start.iter().copied().map(f64::from).collect();
+    let mut labels = Vec::new();
+    for move_ in 0..=moves {
+        labels = x.chunks(d).map(|row| nearest(row, &centres)).collect();
+        if move_ == moves {
+            break;
+        }
+        for (cluster, centre) in centres.chunks_mut(d).enumerate() {
+            let own = x.chunks(d).zip(&labels).filter(|(_, label)| **label == cluster);
+            let own: Vec<&[f32]> = own.map(|(row, _)| row).collect();
+            for (i, value) in centre.iter_mut().enumerate().filter(|_| !own.is_empty()) {
+                *value = own.iter().map(|row| f64::from(row[i])).sum::<f64>() / own.len() as f64;
+            }
+        }
+    }
+    labels
+}
+
+#[test]
+fn rows_that_are_passed_over_stay_where_they_belong() {
+    // Noise, where bounds hardly hold, and clusters that touch, where they hold for most rows.
+    let noise = uniform(11, 2000 * 12);
+    let clusters: Vec<f32> =
+        blobs(12, 2000, 12, 16).0.iter().zip(&noise).map(|(x, e)| x / 4.0 + e).collect();
+    for x in [noise, clusters] {
+        let start = x[..24 * 12].to_vec();
+        for moves in [1, 2, 3, 5, 9, 17] {
+            let options = KmeansOptions { k: 24, max_iter: moves, ..OPTIONS };
+            let result = kmeans_from(&x, 12, &start, options).unwrap();
+            let labels: Vec<usize> = result.labels.iter().map(|&label| label as usize).collect();
+            assert_eq!(labels, lloyd(&x, 12, &start, moves), "after {moves} moves");
+            check(&result, &x, 12);
+        }
     }
 }
 

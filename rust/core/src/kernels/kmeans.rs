@@ -1,20 +1,24 @@
 //! Lloyd's k-means with k-means++ starts; the distances come from matrix products.
 //!
 //! ```text
-//! kmeans ── n_init × seeds ──▶ lloyd: Pass::run (assign + sums) ──▶ move centres ──▶ …
-//!                                                  assign, once more, with exact distances
+//! kmeans ── n_init × seeds ──▶ lloyd: Assignment::update ──▶ move centres ──▶ …
+//!                                     once more, with exact distances
 //! ```
 //!
 //! Rows are centred on the mean of all rows block by block, in scratch, so that a common offset
 //! (large in residual streams) costs no digits in the products.
 
-mod pass;
+mod assignment;
+mod centres;
+mod data;
 mod seeding;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use self::pass::{Data, Pass};
+use self::assignment::Assignment;
+use self::centres::Centres;
+use self::data::Data;
 use super::check::{elements, rows_of};
 use crate::{Error, Result, interrupt};
 
@@ -135,21 +139,23 @@ fn check(options: KmeansOptions) -> Result<()> {
 }
 
 /// Lloyd's iterations from `centres`, which are centred as the data is.
-fn lloyd(data: &Data<'_>, mut centres: Vec<f32>, options: KmeansOptions) -> Result<Kmeans> {
-    let mut labels = vec![NO_CLUSTER; data.n_row()];
+fn lloyd(data: &Data<'_>, centres: Vec<f32>, options: KmeansOptions) -> Result<Kmeans> {
+    let mut centres = Centres::new(centres, data.d)?;
+    let mut assignment = Assignment::new(data, options.k);
     let tolerance = options.tol * data.mean_variance();
     let mut n_iter = 0;
     while n_iter < options.max_iter {
         interrupt::check()?;
         n_iter += 1;
-        let pass = Pass::run(data, &centres, &mut labels)?;
-        let moved = pass.move_centres(data, &labels, &mut centres);
-        if !pass.changed || moved <= tolerance {
+        let changed = assignment.update(data, &centres)?;
+        assignment.move_centres(data, &mut centres)?;
+        if !changed || centres.squared_moves <= tolerance {
             break;
         }
     }
-    let labels = data.labels(&centres)?;
-    let centres = data.uncentred(&centres);
+    assignment.update(data, &centres)?;
+    let labels = assignment.into_labels();
+    let centres = data.uncentred(&centres.values);
     let (distance, inertia) = data.distances(&centres, &labels);
     Ok(Kmeans { centres, labels, distance, inertia, n_iter })
 }

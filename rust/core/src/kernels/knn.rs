@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::check::{elements, rows_of};
 use super::matmul::{MatMut, MatRef, product};
 use super::norm::narrow;
-use super::vector;
+use crate::vector::{self, widest};
 use crate::{Error, Result};
 
 /// Rows that one product covers.
@@ -230,7 +230,7 @@ impl KnnAccumulator {
     /// Nearness in f64, larger is nearer.
     fn key(&self, query: usize, row: &[f32], length: f64) -> f64 {
         let q = &self.queries[query * self.d..][..self.d];
-        vector::widest(|| match self.metric {
+        widest!(match self.metric {
             Metric::Cosine => vector::dot(q, row) / (self.lengths[query] * length),
             Metric::Dot => vector::dot(q, row),
             Metric::L2 => -vector::squared_distance(q, row),
@@ -275,7 +275,7 @@ impl Bound {
 
 /// Euclidean length; f32 squares cannot overflow f64.
 fn length(row: &[f32]) -> f64 {
-    vector::widest(|| vector::sum_by(row, |value| value * value)).sqrt()
+    widest!(vector::sum_by(row, |value| value * value)).sqrt()
 }
 
 /// The largest key of any point of a box, or a bit more: for the cosine, times the query's length.

@@ -13,4 +13,3 @@ pub mod matmul;
 pub mod moments;
 pub mod norm;
 pub mod pca;
-mod vector;

@@ -9,11 +9,13 @@ use rayon::prelude::*;
 use super::check::{rows_of, same_axis};
 use super::matmul::{MatMut, MatRef, product};
 use super::norm::narrow;
-use super::vector;
+use crate::vector::{self, widest};
 use crate::{Error, Result};
 
 /// Rows of one f32 product.
 const ROW_BLOCK: usize = 2048;
+/// Rows whose sums one task adds up.
+const PART: usize = 128;
 /// Side of the squares into which the covariance is cut; only those on and above the diagonal are
 /// computed.
 const SQUARE: usize = 192;
@@ -32,6 +34,14 @@ pub struct Moments {
     square: Vec<f64>,
     /// Sums of products of shifted values; empty unless the covariance is wanted.
     products: Vec<Square>,
+    /// The shifted rows of a block, `[row, d]`; kept for the next block's.
+    shifted: Vec<f32>,
+}
+
+/// Sums of some shifted rows, `[d]` each.
+struct Sums {
+    sum: Vec<f64>,
+    square: Vec<f64>,
 }
 
 /// One square of the covariance, rows from `row`, columns from `col`.
@@ -58,7 +68,8 @@ impl Moments {
             Square { row, col, rows, cols, sums: vec![0.0; rows * cols] }
         });
         let (sum, square) = (vec![0.0; d], vec![0.0; d]);
-        Self { d, count: 0, skipped: 0, shift: None, sum, square, products: products.collect() }
+        let (products, shifted) = (products.collect(), Vec::new());
+        Self { d, count: 0, skipped: 0, shift: None, sum, square, products, shifted }
     }
 
     /// Takes in `rows [row, d]`.
@@ -77,28 +88,23 @@ impl Moments {
     }
 
     fn push_block(&mut self, rows: &[f32]) -> Result<()> {
-        let finite = |row: &&[f32]| row.iter().all(|value| value.is_finite());
-        let kept: Vec<&[f32]> = rows.chunks_exact(self.d).filter(finite).collect();
-        self.skipped += (rows.len() / self.d - kept.len()) as u64;
+        let d = self.d;
+        let finite = |row: &&[f32]| widest!(vector::is_finite(row));
+        let kept: Vec<&[f32]> = rows.par_chunks_exact(d).filter(finite).collect();
+        self.skipped += (rows.len() / d - kept.len()) as u64;
         if kept.is_empty() {
             return Ok(());
         }
-        let shift = self.shift.get_or_insert_with(|| mean(&kept, self.d));
-        let subtract = |row: &&[f32]| -> Vec<f32> {
-            row.iter().zip(shift.iter()).map(|(value, shift)| value - shift).collect()
-        };
-        let shifted: Vec<f32> = kept.iter().flat_map(subtract).collect();
+        let shift = self.shift.get_or_insert_with(|| mean(&kept, d));
         self.count += kept.len() as u64;
-        for row in &kept {
-            let values = row.iter().zip(shift.iter());
-            let sums = self.sum.iter_mut().zip(&mut self.square);
-            for ((sum, square), (&value, &shift)) in sums.zip(values) {
-                let value = f64::from(value) - f64::from(shift);
-                *sum += value;
-                *square += value * value;
-            }
+        self.shifted.resize(kept.len() * d, 0.0);
+        let parts = self.shifted.par_chunks_mut(PART * d).zip(kept.par_chunks(PART));
+        let parts: Vec<Sums> = parts.map(|(out, rows)| Sums::of(rows, shift, out)).collect();
+        for part in parts {
+            self.sum.iter_mut().zip(part.sum).for_each(|(sum, part)| *sum += part);
+            self.square.iter_mut().zip(part.square).for_each(|(square, part)| *square += part);
         }
-        let shifted = MatRef::new(&shifted, kept.len(), self.d)?;
+        let shifted = MatRef::new(&self.shifted, kept.len(), d)?;
         self.products.par_iter_mut().for_each(|square| square.add(shifted));
         Ok(())
     }
@@ -181,6 +187,27 @@ impl Moments {
     }
 }
 
+impl Sums {
+    /// Writes `rows` less `shift` to `out`, and adds them up.
+    fn of(rows: &[&[f32]], shift: &[f32], out: &mut [f32]) -> Self {
+        let d = shift.len();
+        let mut sums = Self { sum: vec![0.0; d], square: vec![0.0; d] };
+        widest!({
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(d)) {
+                let values = row.iter().zip(shift).zip(out);
+                let sums = sums.sum.iter_mut().zip(&mut sums.square);
+                for (((&value, &shift), out), (sum, square)) in values.zip(sums) {
+                    *out = value - shift;
+                    let exact = f64::from(value) - f64::from(shift);
+                    *sum += exact;
+                    *square += exact * exact;
+                }
+            }
+        });
+        sums
+    }
+}
+
 impl Square {
     /// Adds the products of one block of shifted rows.
     fn add(&mut self, shifted: MatRef<'_>) {
@@ -190,7 +217,7 @@ impl Square {
         let mut out =
             MatMut { data: &mut block, rows: self.rows, cols: self.cols, row_stride: self.cols };
         product(left.t(), right, &mut out);
-        vector::widest(|| {
+        widest!({
             self.sums.iter_mut().zip(&block).for_each(|(sum, &value)| *sum += f64::from(value));
         });
     }

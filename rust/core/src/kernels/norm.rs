@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::check::{rows_of, same_axis, same_len};
-use super::vector;
+use crate::vector::{self, widest};
 use crate::{Error, Result};
 
 /// Rows that one task normalises.
@@ -90,7 +90,7 @@ impl Norm {
         let shift: Vec<f32> = (0..d_model).map(|i| self.shift(i)).collect();
         let block = ROW_BLOCK * d_model;
         out.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(out, x)| {
-            vector::widest(|| {
+            widest!({
                 for (out, x) in out.chunks_exact_mut(d_model).zip(x.chunks_exact(d_model)) {
                     let (mean, scale) = self.statistics(x);
                     apply_row(x, mean, scale, &gain, &shift, out);
@@ -109,7 +109,7 @@ impl Norm {
         let mut scales = vec![0.0; rows];
         scales.par_chunks_mut(ROW_BLOCK).zip(x.par_chunks((ROW_BLOCK * d_model).max(1))).for_each(
             |(scales, x)| {
-                vector::widest(|| {
+                widest!({
                     for (scale, x) in scales.iter_mut().zip(x.chunks_exact(d_model)) {
                         *scale = narrow(self.statistics(x).1);
                     }

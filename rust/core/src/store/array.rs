@@ -205,7 +205,6 @@ impl SiteArray {
         if expected == 0 {
             return Ok(());
         }
-        let runs = runs(&rows, self.n_row, self.spec.chunk_rows);
         let read = Read {
             spec: &self.spec,
             shards: &self.shards,
@@ -220,7 +219,13 @@ impl SiteArray {
                 && self.spec.codec == Codec::None
                 && !verify,
         };
-        read.run(&runs)?;
+        let by_number = match rows {
+            Rows::Index(index) => read.run_rows(index)?,
+            _ => false,
+        };
+        if !by_number {
+            read.run(&runs(&rows, self.n_row, self.spec.chunk_rows))?;
+        }
         self.counters.add_rows(n * layer_keys.len());
         Ok(())
     }

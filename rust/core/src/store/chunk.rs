@@ -209,7 +209,7 @@ fn copy<T: Element>(
     let rows_at = |run: &Run| &bytes[(run.row % spec.chunk_rows - first) * row_bytes..];
     for (number, run) in wanted.runs.iter().enumerate() {
         if let Some(next) = wanted.runs.get(number + 1) {
-            prefetch(&rows_at(next)[..row_bytes.min(MAX_PREFETCH)]);
+            prefetch(&rows_at(next)[..row_bytes]);
         }
         let rows = &rows_at(run)[..run.n * row_bytes];
         if whole && wanted.cells.is_one_layer() {
@@ -239,7 +239,8 @@ impl<T> Wanted<'_, '_, T> {
     }
 }
 
-fn copy_columns<T: Element>(
+/// Copies element ranges of a row to `out`, one after another.
+pub(crate) fn copy_columns<T: Element>(
     spec: &ArraySpec,
     columns: &[Range<usize>],
     row: &[u8],
@@ -256,13 +257,13 @@ fn copy_columns<T: Element>(
 /// Asks the processor to fetch bytes that will be copied soon: rows lie too far apart for it to guess.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "the intrinsic takes a pointer")]
-fn prefetch(bytes: &[u8]) {
+pub(crate) fn prefetch(bytes: &[u8]) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    for line in bytes.chunks(CACHE_LINE) {
+    for line in bytes[..bytes.len().min(MAX_PREFETCH)].chunks(CACHE_LINE) {
         // SAFETY: a prefetch reads nothing that the program sees, and the pointer is into `bytes`.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_: &[u8]) {}
+pub(crate) fn prefetch(_: &[u8]) {}

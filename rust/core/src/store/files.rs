@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Metadata, OpenOptions},
     io::{ErrorKind, Write},
-    os::unix::fs::FileExt,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -82,6 +82,18 @@ pub(crate) fn create_parent(path: &Path) -> Result<()> {
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     open(path)?.sync_all().map_err(|error| Error::io(path, error))
 }
+
+/// Begins to write a range to the disk, so that little is left to wait for when the file is made durable.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "a call to the system")]
+pub(crate) fn begin_sync(file: &File, offset: u64, len: usize) {
+    let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) else { return };
+    // SAFETY: the descriptor is open as long as `file` is. A failure is found when the file is made durable.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn begin_sync(_: &File, _: u64, _: usize) {}
 
 /// Makes a file's bytes durable.
 pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {

@@ -20,6 +20,7 @@ pub(crate) mod objects;
 pub(crate) mod open;
 pub(crate) mod read;
 mod read_objects;
+mod rows;
 pub(crate) mod shards;
 pub(crate) mod spec;
 pub(crate) mod statistics;

@@ -18,7 +18,10 @@ use super::{
     index::{CRC, split_crc},
     spec::ArraySpec,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    vector::{self, widest},
+};
 
 /// Numbers kept per chunk and feature: min, max, mean, m2.
 pub(crate) const N_STATISTIC: usize = 4;
@@ -56,7 +59,7 @@ impl Accumulator {
         for block in std::iter::once(first).chain(rest.chunks(BLOCK * row_bytes)) {
             let n = block.len() / row_bytes;
             f32::decode(dtype, block, &mut self.rows[..n * row_len]);
-            let finite = self.rows[..n * row_len].iter().fold(true, |all, x| all & x.is_finite());
+            let finite = widest!(vector::is_finite(&self.rows[..n * row_len]));
             if finite && self.count.iter().all(|n| *n > 0) {
                 self.add_finite(n);
             } else {
@@ -79,6 +82,15 @@ impl Accumulator {
     /// Adds the block's first `n` rows, all finite, with every feature's shift known: the same sums in the
     /// same order as `add_any`, in loops that the compiler turns into vector instructions.
     fn add_finite(&mut self, n: usize) {
+        widest!(self.add_rows(n));
+        // At most a chunk's rows, which are at most 2^24.
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        self.count.iter_mut().for_each(|count| *count += n);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+    fn add_rows(&mut self, n: usize) {
         let row_len = self.shift.len();
         for first in (0..row_len).step_by(TILE) {
             let tile = first..(first + TILE).min(row_len);
@@ -99,9 +111,6 @@ impl Accumulator {
                 }
             }
         }
-        // At most a chunk's rows, which are at most 2^24.
-        let n = u32::try_from(n).unwrap_or(u32::MAX);
-        self.count.iter_mut().for_each(|count| *count += n);
     }
 
     /// Adds the finite values of the block's first `n` rows.
@@ -176,7 +185,7 @@ fn count<W, M: Ord + Copy>(
     let (mut nan, mut inf) = (0, 0);
     for block in words.chunks(4096) {
         // Nearly always there are none, which a loop without branches or sums finds out fastest.
-        if block.iter().fold(false, |any, word| any | (magnitude(word) >= infinity)) {
+        if widest!(block.iter().fold(false, |any, word| any | (magnitude(word) >= infinity))) {
             for word in block {
                 nan += u64::from(magnitude(word) > infinity);
                 inf += u64::from(magnitude(word) == infinity);

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use super::super::matmul::{MatMut, MatRef, product};
 use super::super::norm::narrow;
-use super::super::vector;
-use super::pass::Data;
+use super::data::Data;
+use crate::vector::{self, widest};
 use crate::{Result, interrupt};
 
 /// Rows that one task measures.
@@ -63,7 +63,7 @@ impl Sample {
         places.sort_unstable();
         let rows: Vec<f32> =
             places.into_iter().flat_map(|place| data.centred_row(finite[place])).collect();
-        let square = |row| vector::widest(|| vector::sum_by(row, |value| value * value));
+        let square = |row| widest!(vector::sum_by(row, |value| value * value));
         let squares = rows.chunks_exact(data.d).map(square).collect();
         Self { rows, squares, d: data.d }
     }
@@ -75,7 +75,7 @@ impl Sample {
     /// Squared distances `[row, point]` of all rows from a few centred points `[point, d]`.
     fn distances(&self, points: &[f32]) -> Result<Vec<f32>> {
         let n_point = points.len() / self.d;
-        let square = |point| vector::widest(|| vector::sum_by(point, |value| value * value));
+        let square = |point| widest!(vector::sum_by(point, |value| value * value));
         let point_squares: Vec<f64> = points.chunks_exact(self.d).map(square).collect();
         let points = MatRef::transposed(points, self.d, n_point)?;
         let mut out = vec![0.0; self.squares.len() * n_point];

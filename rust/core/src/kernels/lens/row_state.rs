@@ -1,6 +1,6 @@
 //! What is remembered of one row of logits while its tiles pass by.
 
-use super::super::vector::{self, LANE};
+use crate::vector::{self, LANE};
 
 /// Differences below this are treated as this: the exponential there is the smallest normal f32.
 const FLOOR: f32 = -87.3;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::matmul::{MatMut, MatRef, product};
-use super::super::vector;
 use super::row_state::RowState;
 use super::{TILE, Unembed};
+use crate::vector::{self, widest};
 
 /// One block of rows and everything its statistics depend on.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Block<'_> {
         let Some(x) = self.reference else { return };
         self.unembed.logits(x, tile.clone(), &mut scratch.reference);
         let width = tile.len();
-        vector::widest(|| {
+        widest!({
             let logits = scratch.reference.chunks_exact(width);
             let weights = scratch.weights.chunks_exact_mut(width);
             let rows = states.iter_mut().zip(logits).zip(weights).zip(&mut scratch.factors);
@@ -157,7 +157,7 @@ impl Block<'_> {
         let logits: &[f32] = if self.same == Some(layer) { reference } else { logits };
         // Token ids are 32-bit, as the tokenizers' are; `check` refuses a larger vocabulary.
         let first = u32::try_from(tile.start).unwrap_or(super::NO_TOKEN);
-        vector::widest(|| {
+        widest!({
             for (row, state) in states.iter_mut().enumerate() {
                 let at = row * width..(row + 1) * width;
                 state.observe(&logits[at.clone()], first, self.k);
@@ -240,7 +240,7 @@ impl Unembed<'_> {
             return;
         }
         let bias = self.bias.map(|bias| &bias[tile]);
-        vector::widest(|| out.chunks_exact_mut(width).for_each(|row| self.finish(row, bias)));
+        widest!(out.chunks_exact_mut(width).for_each(|row| self.finish(row, bias)));
     }
 
     #[allow(clippy::float_cmp, reason = "exactly 1 means that there is nothing to do")]

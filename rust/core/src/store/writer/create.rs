@@ -13,6 +13,7 @@ use super::{
     lock::Lock,
     orphans,
     queue::Queue,
+    spare::Spare,
     stage::{Folders, Scratch},
 };
 use crate::{
@@ -75,7 +76,11 @@ impl Writer {
             let keys = spec.layer_keys();
             lanes.extend(keys.into_iter().map(|layer| Lane::new(&folders, spec, layer, base)));
         }
-        let shared = Arc::new(Shared { lanes, queue: Queue::new(limits.queue) });
+        let shared = Arc::new(Shared {
+            lanes,
+            queue: Queue::new(limits.queue),
+            spare: Spare::new(limits.spare),
+        });
         let mut writer = Self {
             path: folders.store,
             staging: folders.staging,
@@ -150,6 +155,8 @@ pub(super) struct Limits {
     threads: usize,
     /// Bytes of rows in jobs.
     queue: usize,
+    /// Bytes of buffers between two jobs.
+    spare: usize,
     /// Bytes of rows in one job.
     job: usize,
 }
@@ -157,7 +164,7 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(arrays: &[ArraySpec], options: WriterOptions) -> Result<Self> {
         let Some(widest) = arrays.iter().max_by_key(|spec| Scratch::bytes(spec)) else {
-            return Ok(Self { threads: 1, queue: 1, job: 1 });
+            return Ok(Self { threads: 1, queue: 1, spare: 0, job: 1 });
         };
         let scratch = Scratch::bytes(widest);
         let row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
@@ -174,7 +181,9 @@ impl Limits {
         let threads = options.threads.clamp(1, fit);
         let queue =
             (options.memory_bytes / 2).min(options.memory_bytes - threads * scratch).max(row);
-        Ok(Self { threads, queue, job: (queue / 4).max(row) })
+        let spare = queue / 4;
+        let queue = (queue - spare).max(row);
+        Ok(Self { threads, queue, spare, job: (queue / 4).max(row) })
     }
 }
 

@@ -19,6 +19,7 @@ mod lock;
 mod orphans;
 mod progress;
 mod queue;
+mod spare;
 mod stage;
 mod tail;
 mod upload;
@@ -33,7 +34,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::{cut::Piece, lane::Lane, lock::Lock, queue::Queue, stage::Scratch};
+use self::{cut::Piece, lane::Lane, lock::Lock, queue::Queue, spare::Spare, stage::Scratch};
 use super::{
     commit::{Commit, RowCounts},
     dtype::Source,
@@ -118,6 +119,7 @@ pub struct Writer {
 struct Shared {
     lanes: Vec<Lane>,
     queue: Queue<Job>,
+    spare: Spare,
 }
 
 /// The last numbered commit and the number of the next.
@@ -186,7 +188,7 @@ impl Writer {
         for piece in cut::cut(spec, lane.base, max_rows, runs) {
             let n_bytes = piece.n_row() * spec.row_bytes();
             self.shared.queue.reserve(n_bytes)?;
-            let mut bytes = Vec::with_capacity(n_bytes);
+            let mut bytes = self.shared.spare.take(n_bytes);
             for run in &piece.runs {
                 src.encode(spec.dtype, run.src_row * row_len, run.n * row_len, &mut bytes);
             }
@@ -273,7 +275,11 @@ impl Shared {
     fn work(&self) {
         let mut scratch = Scratch::default();
         self.queue.run(|job| match job {
-            Job::Rows { lane, piece, bytes } => self.lanes[lane].take(&piece, &bytes, &mut scratch),
+            Job::Rows { lane, piece, bytes } => {
+                self.lanes[lane].take(&piece, &bytes, &mut scratch)?;
+                self.spare.give(bytes);
+                Ok(())
+            }
             Job::Tail { lane, visible, last } => {
                 self.lanes[lane].finish_tail(visible, last, &mut scratch)
             }

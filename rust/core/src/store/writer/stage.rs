@@ -172,7 +172,9 @@ impl<'a> Stage<'a> {
     pub(super) fn write_crc(&self, chunk: usize, rows: &[u8]) -> Result<()> {
         let file = files::open_write(&self.shard_file)?;
         let offset = self.plain_offset(chunk) + self.spec.chunk_bytes() as u64;
-        files::write_at(&file, &self.shard_file, &crc32c::crc32c(rows).to_le_bytes(), offset)
+        files::write_at(&file, &self.shard_file, &crc32c::crc32c(rows).to_le_bytes(), offset)?;
+        files::begin_sync(&file, self.plain_offset(chunk), self.spec.chunk_bytes() + CRC);
+        Ok(())
     }
 
     /// Compresses a chunk and writes it at `offset` of the staged shard.
@@ -180,6 +182,7 @@ impl<'a> Stage<'a> {
         let bytes = encode_chunk(self.spec, &self.shard_file, rows)?;
         let file = files::open_write(&self.shard_file)?;
         files::write_at(&file, &self.shard_file, &bytes, offset)?;
+        files::begin_sync(&file, offset, bytes.len());
         Ok(Entry { offset, nbytes: bytes.len() as u64 })
     }
 

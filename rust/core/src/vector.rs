@@ -4,20 +4,33 @@
 //! depend on the machine's vector width. Nothing here fuses a multiplication with an addition, for
 //! the same reason.
 
-use gemm_common::pulp::Arch;
-
 /// Lanes of every reduction.
 pub(crate) const LANE: usize = 16;
 /// [`LANE`] as a step of 32-bit indices.
 const LANE_STEP: u32 = 16;
 
-/// Runs `work` compiled for the widest instructions this machine has.
+/// Evaluates an expression compiled for the widest instructions this machine has.
 ///
-/// Only what is inlined into `work` gains: the helpers below are `#[inline(always)]` for that.
-#[inline]
-pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+/// Only what is inlined into it gains: the helpers below are `#[inline(always)]` for that, and so is
+/// the closure, which uses up `Once` because one that could be called twice would be called through
+/// a shim that is not.
+macro_rules! widest {
+    ($work:expr) => {{
+        let once = $crate::vector::Once;
+        gemm_common::pulp::Arch::new().dispatch(
+            #[inline(always)]
+            #[allow(clippy::inline_always, reason = "see above")]
+            || {
+                let _used = once;
+                $work
+            },
+        )
+    }};
 }
+pub(crate) use widest;
+
+/// What a closure can use up.
+pub(crate) struct Once;
 
 /// Natural exponential of an argument that is not above about 88; -87.3 and below give the
 /// smallest normal number instead of fading to zero. NaN stays NaN. Relative error below 3e-7.
@@ -50,6 +63,20 @@ pub(crate) fn tanh(x: f32) -> f32 {
     // Beyond 10 the result is 1 to the last bit.
     let magnitude = if x.abs() > 10.0 { 10.0 } else { x.abs() };
     (1.0 - 2.0 / (exp(2.0 * magnitude) + 1.0)).copysign(x)
+}
+
+/// Whether no value is NaN or infinite.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn is_finite(x: &[f32]) -> bool {
+    let mut lanes = [true; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *lane &= value.is_finite();
+        }
+    }
+    lanes.iter().all(|&finite| finite) && rest.iter().all(|value| value.is_finite())
 }
 
 /// Largest value of `x`; -inf for an empty slice. NaN is passed over.
@@ -134,6 +161,61 @@ pub(crate) fn squared_distance(x: &[f32], y: &[f32]) -> f64 {
     }
     let rest: f64 = x_rest.iter().zip(y_rest).map(|(&x, &y)| square(x, y)).sum();
     lanes.iter().sum::<f64>() + rest
+}
+
+/// Sum of squares in f32, lane by lane: off by at most (n / 16 + 16) roundings.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANE];
+    let (blocks, rest) = x.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += value * value;
+        }
+    }
+    let rest: f32 = rest.iter().map(|value| value * value).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Squared distance of `x - origin` from `y` in f32, lane by lane; the slices are equally long.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn squared_distance_from(x: &[f32], origin: &[f32], y: &[f32]) -> f32 {
+    let square = |x: f32, origin: f32, y: f32| {
+        let difference = (x - origin) - y;
+        difference * difference
+    };
+    let mut lanes = [0.0_f32; LANE];
+    let (x_blocks, x_rest) = x.as_chunks::<LANE>();
+    let (origin_blocks, origin_rest) = origin.as_chunks::<LANE>();
+    let (y_blocks, y_rest) = y.as_chunks::<LANE>();
+    for ((x, origin), y) in x_blocks.iter().zip(origin_blocks).zip(y_blocks) {
+        for lane in 0..LANE {
+            lanes[lane] += square(x[lane], origin[lane], y[lane]);
+        }
+    }
+    let rest = x_rest.iter().zip(origin_rest).zip(y_rest);
+    let rest: f32 = rest.map(|((&x, &origin), &y)| square(x, origin, y)).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// The least `level - product`; infinity for empty slices, which are equally long.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(crate) fn least_difference(levels: &[f32], products: &[f32]) -> f32 {
+    let smaller = |a: f32, b: f32| if b < a { b } else { a };
+    let mut lanes = [f32::INFINITY; LANE];
+    let (level_blocks, level_rest) = levels.as_chunks::<LANE>();
+    let (product_blocks, product_rest) = products.as_chunks::<LANE>();
+    for (level, product) in level_blocks.iter().zip(product_blocks) {
+        for lane in 0..LANE {
+            lanes[lane] = smaller(lanes[lane], level[lane] - product[lane]);
+        }
+    }
+    let rest = level_rest.iter().zip(product_rest);
+    let rest = rest.fold(f32::INFINITY, |least, (level, product)| smaller(least, level - product));
+    lanes.iter().fold(rest, |a, &b| smaller(a, b))
 }
 
 /// Index of the least `level - product`, the lowest of equals; `u32::MAX` if all are NaN. The

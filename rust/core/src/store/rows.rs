@@ -1,0 +1,192 @@
+//! Rows by number out of plain chunks in memory, in the order of the output: it is written once, from front to
+//! back, and no row waits for its chunk.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::{
+    chunk::{copy_columns, prefetch},
+    dtype::Element,
+    gather::Cells,
+    read::Read,
+    shards::OpenShard,
+    spec::{ArraySpec, Codec},
+};
+use crate::error::{Error, Result};
+
+/// Rows that a thread takes at a time.
+const BLOCK: usize = 64;
+/// Rows of a layer that are asked for ahead of their copy.
+const AHEAD: usize = 3;
+/// Not a place: no row of the shard is wanted.
+const NOWHERE: usize = usize::MAX;
+
+/// The shards that hold wanted rows.
+struct Sources<'s> {
+    spec: &'s ArraySpec,
+    n_layer: usize,
+    shards: Vec<Arc<OpenShard>>,
+    /// Place of a shard number's first layer in `shards`.
+    places: Vec<usize>,
+}
+
+impl<T: Element> Read<'_, '_, T> {
+    /// Reads rows by number, which are in range. False, and nothing done, where chunks have to be read whole or
+    /// shards cannot be mapped.
+    pub(super) fn run_rows(&self, rows: &[u64]) -> Result<bool> {
+        let is_plain = self.spec.codec == Codec::None && !self.shards.are_objects();
+        if !is_plain || self.verify {
+            return Ok(false);
+        }
+        let sources = self.sources(rows)?;
+        if !sources.shards.iter().all(|shard| shard.map.is_mapped()) {
+            return Ok(false);
+        }
+        let whole = sources.shards.iter().map(|shard| shard.map.mapped(0..shard.map.len()));
+        let bytes: Vec<&[u8]> = whole.collect::<Result<_>>()?;
+        self.share(rows.len().div_ceil(BLOCK), |block| {
+            let start = block * BLOCK;
+            self.copy_block(&sources, &bytes, rows, start..rows.len().min(start + BLOCK))
+        })?;
+        sources.shards.iter().try_for_each(|shard| shard.map.check())?;
+        let cell: usize = self.columns.iter().map(Range::len).sum();
+        self.counters.add_bytes(rows.len() * self.layers.len() * cell * self.spec.dtype.size());
+        Ok(true)
+    }
+
+    /// Opens the shards that hold the rows, each layer's.
+    fn sources(&self, rows: &[u64]) -> Result<Sources<'_>> {
+        let per_shard = self.spec.shard_chunks();
+        let n_chunk = self.n_row.div_ceil(self.spec.chunk_rows);
+        let mut touched = vec![0_u64; n_chunk.div_ceil(64)];
+        for &row in rows {
+            let chunk = place(row) / self.spec.chunk_rows;
+            touched[chunk / 64] |= 1 << (chunk % 64);
+        }
+        let n_touched: u32 = touched.iter().map(|word| word.count_ones()).sum();
+        self.counters.add_chunks(n_touched as usize * self.layers.len());
+        let mut sources = Sources {
+            spec: self.spec,
+            n_layer: self.layers.len(),
+            shards: Vec::new(),
+            places: vec![NOWHERE; n_chunk.div_ceil(per_shard)],
+        };
+        let is_touched = |chunk: usize| touched[chunk / 64] >> (chunk % 64) & 1 == 1;
+        for (number, at) in sources.places.iter_mut().enumerate() {
+            if (number * per_shard..n_chunk.min((number + 1) * per_shard)).any(is_touched) {
+                *at = sources.shards.len();
+                for &layer in self.layers {
+                    let id = (number, layer);
+                    let open =
+                        self.shards.open(self.spec, id, self.n_row, self.alone, self.counters)?;
+                    sources.shards.push(open);
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Copies the rows of some places of the output, each asked for a little ahead of its turn.
+    fn copy_block(
+        &self,
+        sources: &Sources<'_>,
+        bytes: &[&[u8]],
+        rows: &[u64],
+        out: Range<usize>,
+    ) -> Result<()> {
+        let mut coming = VecDeque::with_capacity(AHEAD + 1);
+        let copy = |(at, layer, row): (usize, usize, &[u8])| {
+            copy_columns(self.spec, self.columns, row, cell(self.cells, at, layer));
+        };
+        for at in out {
+            let (number, chunk, within) = sources.locate(rows[at]);
+            for layer in 0..sources.n_layer {
+                let row = sources.row(bytes, number + layer, chunk, within)?;
+                prefetch(row);
+                coming.push_back((at, layer, row));
+                if coming.len() > AHEAD {
+                    coming.pop_front().into_iter().for_each(copy);
+                }
+            }
+        }
+        coming.into_iter().for_each(copy);
+        Ok(())
+    }
+
+    /// Calls `work` for each block, on this thread and the pool's. Each begins with a stretch of its own, so that
+    /// no two wait for the system to make the same piece of a new output, and goes on where others are late.
+    fn share(&self, n_block: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+        let n_thread = rayon::current_num_threads().min(n_block);
+        if self.alone || n_thread < 2 {
+            return (0..n_block).try_for_each(work);
+        }
+        let start = |thread: usize| n_block * thread / n_thread;
+        let next: Vec<AtomicUsize> = (0..n_thread).map(|t| AtomicUsize::new(start(t))).collect();
+        let failure = Mutex::new(None);
+        let take = |first: usize| {
+            for thread in (first..n_thread).chain(0..first) {
+                let end = start(thread + 1);
+                while let Some(block) =
+                    Some(next[thread].fetch_add(1, Relaxed)).filter(|&b| b < end)
+                {
+                    if let Err(error) = work(block) {
+                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        failure.get_or_insert(error);
+                        return;
+                    }
+                }
+            }
+        };
+        rayon::in_place_scope(|scope| {
+            for thread in 1..n_thread {
+                let take = &take;
+                scope.spawn(move |_| take(thread));
+            }
+            take(0);
+        });
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+impl Sources<'_> {
+    /// Place of the row's shard in its first layer, the chunk there, and the row in the chunk.
+    fn locate(&self, row: u64) -> (usize, usize, usize) {
+        let (chunk_rows, shard_chunks) = (self.spec.chunk_rows, self.spec.shard_chunks());
+        let (chunk, within) = (place(row) / chunk_rows, place(row) % chunk_rows);
+        (self.places[chunk / shard_chunks], chunk % shard_chunks, within)
+    }
+
+    /// The bytes of a row in the shard at a place.
+    fn row<'b>(
+        &self,
+        bytes: &[&'b [u8]],
+        at: usize,
+        chunk: usize,
+        within: usize,
+    ) -> Result<&'b [u8]> {
+        let Some(entry) = self.shards[at].index.entries[chunk] else {
+            let path = &self.shards[at].path;
+            return Err(Error::damaged(path, format!("its index lacks chunk {chunk}")));
+        };
+        let start = entry.range().start + within * self.spec.row_bytes();
+        Ok(&bytes[at][start..start + self.spec.row_bytes()])
+    }
+}
+
+/// A row's number, which was checked to be below the number of rows.
+fn place(row: u64) -> usize {
+    usize::try_from(row).unwrap_or(usize::MAX)
+}
+
+#[allow(unsafe_code, reason = "threads fill parts of one array that no slice can be split into")]
+#[allow(clippy::mut_from_ref, reason = "each cell is asked for once")]
+fn cell<'o, T>(cells: &'o Cells<'_, T>, row: usize, layer: usize) -> &'o mut [T] {
+    // SAFETY: each row of the output is in one block, and its cells are asked for once.
+    unsafe { cells.rows(row, 1, layer) }
+}
