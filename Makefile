@@ -77,10 +77,10 @@ test-slow: build ## the tests that take longer
 	$(RUN) pytest -q -m slow
 
 .PHONY: bench
-bench: build ## time captures and queries beside their peers
+bench: build $(if $(shell command -v s3s-fs),,.tools/bin/s3s-fs) ## ours and the peers in one run; writes docs/benchmarks.md
 	$(UV) sync --quiet --all-extras --locked --group peers
-	$(RUN) python benches/capture.py
-	$(RUN) python benches/sql.py
-	$(RUN) python benches/storage.py
-	$(RUN) python benches/kernels.py
-	$(RUN) python benches/codecs.py
+	$(RUN) python benches/all.py
+
+# The S3 server that the benchmark of object storage reads from.
+.tools/bin/s3s-fs:
+	cargo install --quiet --locked --root .tools --features binary --version 0.14.1 s3s-fs

@@ -62,7 +62,10 @@ class ZarrPython(Format):
         """What codes and decodes chunks; an array keeps what is set when it is opened."""
         import zarr
 
-        return zarr.config.set({"codec_pipeline.path": self.pipeline})
+        chosen: contextlib.AbstractContextManager[object] = zarr.config.set(
+            {"codec_pipeline.path": self.pipeline}
+        )
+        return chosen
 
     def write(self, data: Half) -> None:  # noqa: D102
         import zarr

@@ -69,7 +69,7 @@ def lens_cases(n_row: int) -> dict[str, Case]:
 def clustered(n_row: int, d: int, n_cluster: int) -> Floats:
     """Rows around as many centres, a third of their own spread apart in each direction."""
     random = np.random.default_rng(1)
-    centres = random.standard_normal((n_cluster, d), np.float32) / 3
+    centres = np.float32(1 / 3) * random.standard_normal((n_cluster, d), np.float32)
     rows = random.standard_normal((n_row, d), np.float32)
     return rows + centres[random.integers(0, n_cluster, n_row)]
 

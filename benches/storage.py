@@ -22,7 +22,17 @@ import numpy as np
 
 import chunked
 from common import MEGABYTE, Case, Measured, folder_bytes, measure
-from formats import Format, Half, InMemory, Memmap, Residuum, ResiduumZstd, SaeLens, Safetensors
+from formats import (
+    Format,
+    Half,
+    InMemory,
+    Memmap,
+    Residuum,
+    ResiduumZstd,
+    Rows,
+    SaeLens,
+    Safetensors,
+)
 from report import Goal, Report, versions
 
 WORK = Path(".cache/bench/storage")
@@ -68,7 +78,7 @@ def make_data(n_row: int) -> Half:
     return data
 
 
-def drawn(n_row: int) -> tuple[Half, ...]:
+def drawn(n_row: int) -> tuple[Rows, ...]:
     """Rows to gather: a fifth, a hundred, a fiftieth."""
     random = np.random.default_rng(1)
     return tuple(random.permutation(n_row)[:n] for n in (n_row // 5, 100, n_row // 50))

@@ -91,8 +91,9 @@ class SiteArray:
             dtype: dtype of the result. By default the stored one, except bfloat16, which is widened
                 to float32; ask for "bfloat16" to keep it.
             verify: check the checksum of every chunk that is touched, for which all of it is read.
-                Without it, rows or heads taken out of a chunk that is not compressed are not
-                checked; chunks that are read whole are, once while the store is open.
+                Without it, rows asked for by number and heads, taken out of a chunk that is not
+                compressed, are not checked; chunks that lie in a slice of rows are, once while the
+                store is open.
 
         Raises:
             SiteError: a layer or head that does not exist or was not captured, or an axis that the

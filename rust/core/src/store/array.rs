@@ -168,8 +168,8 @@ impl SiteArray {
     /// # Errors
     /// For a dtype that cannot be read as `T`, a layer that was not captured, an index out of range, an
     /// `out` of the wrong length, and a shard that is missing, cut short or altered. An uncompressed chunk's
-    /// checksum is checked when all of its visible rows are read whole, once for as long as the shard stays open;
-    /// rows or heads read alone are not checked.
+    /// checksum is checked when all of its visible rows are read whole as part of a range, once for as long as the
+    /// shard stays open; rows by number and heads are not checked.
     pub fn read<T: Element>(
         &self,
         rows: Rows<'_>,
