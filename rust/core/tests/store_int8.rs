@@ -263,7 +263,7 @@ fn statistics_that_are_gone_or_altered_are_damage() {
     let read = |folder: &Path| {
         let store = Store::open(folder).unwrap();
         let z = store.site("z").unwrap();
-        z.read(Rows::Index(&[17]), &[2], None, &mut vec![0.0_f32; ROW_LEN])
+        z.read(Rows::Index(&[17]), &[2], None, &mut [0.0_f32; ROW_LEN])
     };
     assert!(read(good.path()).is_ok());
     // A scale that is another, with a checksum that holds: its chunk's statistics do not fit any more.
