@@ -307,7 +307,7 @@ def test_sql_errors_are_duckdbs_own(run, query, says):
         ["capture"],
         ["capture", "model", "in.txt", "-o", "x"],
         ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--schedule", "sideways"],
-        ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--dtype", "int8"],
+        ["capture", "model", "in.txt", "-o", "x", "--site", "z", "--dtype", "int4"],
         ["nothing"],
         ["sql", "run", "SELECT 1", "--format", "xml"],
         ["run", "logit_lens", "run", "--set", "k"],

@@ -46,6 +46,25 @@ def test_each_format(run, tmp_path):
     assert "no problem" in residuum("verify", tmp_path / "part").out
 
 
+def test_int8(run, tmp_path):
+    said = exported(run, tmp_path / "small", "--format", "store", "--dtype", "int8")
+    first, second = said.splitlines()
+    assert first == f"{tmp_path / 'small'}: 13 rows of z, resid_post, resid_final."
+    assert "z is int8, lossy, RMS error 0." in second
+    assert "int8, lossy, RMS error 0." in residuum("info", tmp_path / "small").out
+    info = json.loads(residuum("info", tmp_path / "small", "--json").out)
+    assert info["sites"]["z"]["error"]["relative_rms"][0] < 0.01
+    listed = json.loads(residuum("analyses", "--json").out)
+    assert [one["name"] for one in listed if one["exact"]] == ["head_attribution"]
+    for command, ask in [
+        (["run", "head_attribution", tmp_path / "small"], "exact numbers"),
+        (["capture", "m", run, "-o", "x", "--site", "z", "--dtype", "int8"], "--dtype int8"),
+        (["export", run, "-o", "x.npy", "--site", "z", "--dtype", "int8"], "--format store"),
+    ]:
+        failed = residuum(*command, code=1)
+        assert ask in one_paragraph(failed)
+
+
 def test_rows_by_sql(run, tmp_path):
     query = "SELECT row FROM tokens WHERE text IN ('dog', 'one')"
     said = exported(run, tmp_path / "few.npy", "--site", "resid_final", "--rows", query)

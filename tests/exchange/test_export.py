@@ -224,7 +224,7 @@ REFUSED = {
     "absent layer": ({"sites": ["z", "mlp_out"], "layers": 1}, SiteError, "layer 1 of mlp_out"),
     "layer of none": ({"sites": "embed", "layers": 1}, SiteError, "embed exists once"),
     "bad layers": ({"layers": "0-3"}, ValueError, "0:12"),
-    "bad dtype": ({"dtype": "int8"}, ArgumentError, "'int8'"),
+    "bad dtype": ({"dtype": "int4"}, ArgumentError, "'int4'"),
     "bad memory": ({"memory": "lots"}, ValueError, "4GB"),
     "row out of range": ({"rows": [37]}, SelectionError, "37 is out of range"),
     "short mask": ({"rows": np.ones(3, bool)}, SelectionError, "length 3"),

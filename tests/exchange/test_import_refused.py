@@ -66,7 +66,7 @@ REFUSED = {
         "infinite.*--allow-nonfinite",
     ),
     "too large": ({"embed": draw(3, D) * 1e6}, {"dtype": "float16"}, ArgumentError, "cannot hold"),
-    "bad dtype": ({"embed": draw(3, D)}, {"dtype": "int8"}, InputError, "'int8'"),
+    "bad dtype": ({"embed": draw(3, D)}, {"dtype": "int4"}, InputError, "'int4'"),
     "bad codec": ({"embed": draw(3, D)}, {"codec": "lz4"}, InputError, "none, zstd"),
     "bad cut": ({"embed": draw(3, D)}, {"shard_rows": 0}, InputError, "1 or more"),
     "bad memory": ({"embed": draw(3, D)}, {"memory": "lots"}, InputError, "4GB"),

@@ -51,3 +51,10 @@ def test_sites():
         "size": "999 bytes",
     }
     assert (embed["layers"], embed["size"]) == ("", "174 MB")
+
+
+def test_a_lossy_site_says_what_it_lost():
+    error = {"layers": [0, 1], "relative_rms": [0.004, 0.0061], "max_abs": [0.1, 0.2]}
+    z = {**INFO["sites"]["z"], "stored_dtype": "int8", "error": error}
+    card = StoreCard.of({**INFO, "sites": {"z": z}})
+    assert card.sites[0]["dtype"] == "int8, lossy, RMS error 0.61 %"

@@ -12,7 +12,7 @@ from residuum.errors import StoreError
 from residuum.sites import Site
 from residuum.store import ArrayPlan, Store, StoreWriter
 
-FORMS = [("float32", "none"), ("float16", "none"), ("bfloat16", "zstd")]
+FORMS = [("float32", "none"), ("float16", "none"), ("bfloat16", "zstd"), ("int8", "none")]
 QUERIES = [
     "SELECT * FROM z ORDER BY ALL",
     "SELECT row, vec FROM embed WHERE row IN (3, 30) ORDER BY row",

@@ -59,6 +59,9 @@ class Made:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
+    """What is written to a store of that dtype."""
+    if name == "int8":
+        return np.dtype(np.float32)
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 

@@ -5,6 +5,8 @@ scale is held at its captured value (direct logit attribution: the direct paths 
 2021, with the final norm kept). What a later component makes of a head's output is not counted as
 the head's. A soft-capped logit is attributed before the cap, which is monotone.
 
+That sum is an identity of the captured numbers, so that a store of int8 is refused.
+
     z, embed, mlp_out --components--> products with W_U's columns --> heads, components, logits
 """
 
@@ -295,5 +297,6 @@ ANALYSIS = Analysis(
     weights=("W_O", "W_U"),
     tables=TABLES,
     compute=compute,
+    exact=True,  # the parts sum to the model's own logit: those of rounded codes would not
 )
 run = ANALYSIS.run

@@ -68,7 +68,9 @@ class Analysis:
 
     `sites` is a tuple of needs; a need is a tuple of sites of which one must be there. `weights`
     are the readout weights it cannot do without. `settle` puts what the store decides in the place
-    of parameters that were left out, so that a result says what it is of.
+    of parameters that were left out, so that a result says what it is of. `exact` is for a method
+    that claims an identity, such as parts that sum to a whole: a store with int8 sites, in which
+    the numbers are not those that the model computed, is refused.
     """
 
     name: str
@@ -81,17 +83,21 @@ class Analysis:
     compute: Callable[["Store", Any], Tables]
     weights: tuple[str, ...] = ()
     settle: Callable[["Store", Any], Any] = lambda _store, params: params
+    exact: bool = False
 
     def run(self, store: "Store", **params: object) -> Result:
         """The tables for these parameters, read from the store if they were asked for before.
 
         Raises:
             ArgumentError: A parameter that does not exist or does not fit.
-            SiteError: The store lacks a site; the message says what to capture.
+            SiteError: The store lacks a site, or has one of int8 where exact numbers are needed;
+                the message says what to do.
 
         """
         asked: Any = parameters.check(self.params, params, analysis=self.name)
         require(store, *self.sites, analysis=self.name)
+        if self.exact:
+            refuse_lossy(store, analysis=self.name)
         chosen = self.settle(store, asked)
         plain = json.loads(json.dumps(asdict(chosen)))
         key = key_of(self.name, self.version, plain, store.commit, store.n_example)
@@ -128,6 +134,7 @@ class Analysis:
             "version": self.version,
             "sites": [list(need) for need in self.sites],
             "weights": list(self.weights),
+            "exact": self.exact,
             "parameters": parameters.describe(self.params),
             "tables": [table.describe() for table in self.tables],
         }
@@ -192,5 +199,23 @@ def require(store: "Store", *needs: tuple[str, ...], analysis: str) -> None:
             message = (
                 f"{analysis} needs the site {wanted}, which {store.path} does not hold; it holds "
                 f"{', '.join(have) or 'none'}. Capture again with --site {need[0]}."
+            )
+            raise SiteError(message)
+
+
+def refuse_lossy(store: "Store", *, analysis: str) -> None:
+    """Refuse a store whose numbers are not exactly those that were captured.
+
+    Raises:
+        SiteError: A site is int8.
+
+    """
+    for name in store.sites:
+        site = store[name]
+        if site.error is not None:
+            message = (
+                f"{analysis} needs exact numbers, but {name} of {store.path} is "
+                f"{site.stored_dtype} ({site.error}): ask the store that it was exported from, or "
+                "one of 16 bits."
             )
             raise SiteError(message)

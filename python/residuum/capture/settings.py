@@ -9,7 +9,8 @@ from residuum.capture.positions import Positions
 from residuum.errors import CaptureError, InputError
 from residuum.quantities import parse_layers, parse_memory
 from residuum.sites import Site
-from residuum.store.plan import CODECS, DTYPES
+from residuum.store.lossy import INT8
+from residuum.store.plan import CODECS, DTYPES, MADE_BY_EXPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,6 +85,9 @@ class Settings:
         if schedule not in SCHEDULES:
             message = f"there is no schedule {schedule!r}: choose {', '.join(SCHEDULES)}."
             raise CaptureError(message)
+        if dtype == INT8:
+            message = f"a capture cannot be int8: {MADE_BY_EXPORT}"
+            raise InputError(message)
         _one_of("dtype", dtype, DTYPES)
         _one_of("codec", codec, CODECS)
         _one_of("keys", keys, KEYS)

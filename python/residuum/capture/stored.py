@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from residuum.capture.plan import Mark, repeat_key
 from residuum.capture.wanted import Wanted
+from residuum.errors import CaptureError
 from residuum.sites import Site
 from residuum.store import Store
 
@@ -35,8 +36,17 @@ class Stored:
 
         Raises:
             StoreError: it is damaged, or of a newer format.
+            CaptureError: it is int8, to which nothing can be added.
         """
-        return cls(Store(path))
+        store = Store(path)
+        lossy = next((name for name in store.sites if store[name].error is not None), None)
+        if lossy is not None:
+            message = (
+                f"{path}: {lossy} is int8, to which nothing can be added: add to the store that it "
+                "was exported from, then export that again with --dtype int8."
+            )
+            raise CaptureError(message)
+        return cls(store)
 
     @property
     def settings(self) -> Json:

@@ -31,7 +31,8 @@ def analyses(*, as_json: bool) -> None:
     for one in found:
         click.echo(f"{one['name']}  {one['title']}")
         needs = ", ".join(" or ".join(need) for need in one["sites"])
-        click.echo(f"    needs {needs or 'any site'}")
+        exact = ", exact: no int8" if one["exact"] else ""
+        click.echo(f"    needs {needs or 'any site'}{exact}")
         for parameter in one["parameters"]:
             default = f" = {_plain(parameter['default'])}" if "default" in parameter else ""
             click.echo(f"    {parameter['name']}{default}  {parameter['meaning']}")

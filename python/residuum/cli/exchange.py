@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from residuum.cli.options import Codec, Dtype, FilePath, debug_option, store_argument
+from residuum.cli.options import (
+    Codec,
+    Dtype,
+    FilePath,
+    StoredDtype,
+    debug_option,
+    store_argument,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from residuum.store import Store
 
 
 @click.command(short_help="Write a part of a store for other tools.")
@@ -25,7 +34,11 @@ if TYPE_CHECKING:
 )
 @click.option("--layers", metavar="0:4", help="Layers to take: 5, 0:4 (0 to 3), 0,5,11 (all).")
 @click.option("--rows", metavar="SQL", help="A query that gives the row numbers to take (all).")
-@click.option("--dtype", type=Dtype, help="What is written; by default what is stored.")
+@click.option(
+    "--dtype",
+    type=StoredDtype,
+    help="What is written; by default what is stored. int8 is of a store, and lossy.",
+)
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), metavar="R", help="Of a store: rows in a shard."
 )
@@ -57,11 +70,26 @@ def _told(made: Path) -> str:
         import residuum
 
         store = residuum.open(made)
-        return f"{count(store.n_row, 'row')} of {', '.join(store.sites)}."
+        return f"{count(store.n_row, 'row')} of {', '.join(store.sites)}.{_lost(made, store)}"
     beside = made / "export.json" if made.is_dir() else made.with_name(f"{made.stem}.export.json")
     said = json.loads(beside.read_text(encoding="utf-8"))
     rows = " and ".join(count(n, f"{k} row") for k, n in said["selection"]["n_row"].items())
     return f"{rows} of {', '.join(said['arrays'])}."
+
+
+def _lost(made: Path, store: Store) -> str:
+    """Of a store of int8 a line of what that loses, and one of the sites that stayed exact."""
+    from residuum.store.show import dtype_text
+
+    sites = [store[name] for name in store.sites]
+    lossy = [f"{site.name} is {dtype_text(site)}" for site in sites if site.error is not None]
+    kept = [f"{site.name} ({site.stored_dtype})" for site in sites if site.error is None]
+    if not lossy:
+        return ""
+    lines = [f"{made}: {'; '.join(lossy)}."]
+    if kept:
+        lines.append(f"{made}: {', '.join(kept)} stayed exact: int8 is not for them.")
+    return "".join(f"\n{line}" for line in lines)
 
 
 @click.command("import", short_help="Make a store of activations that are there already.")

@@ -34,6 +34,16 @@ store_argument = click.argument("store", metavar="RUN", type=click.Path(path_typ
 
 FilePath = click.Path(path_type=Path)
 
+
+class _Dtype(click.Choice[str]):
+    """A dtype; int8 passes too, because what refuses it says how it is made."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The dtype's name."""
+        return value if value == "int8" else super().convert(value, param, ctx)
+
+
 # Not from `residuum.store.plan`, which takes a second to load and `--help` does not need.
-Dtype = click.Choice(["float32", "float16", "bfloat16"])
+Dtype = _Dtype(["float32", "float16", "bfloat16"])
+StoredDtype = click.Choice(["float32", "float16", "bfloat16", "int8"])
 Codec = click.Choice(["none", "zstd"])

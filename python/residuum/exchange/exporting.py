@@ -15,6 +15,7 @@ from residuum.exchange.selection import Selection, select
 from residuum.exchange.store_copy import Cut
 from residuum.quantities import parse_memory
 from residuum.store import Store
+from residuum.store.lossy import INT8
 
 if TYPE_CHECKING:
     import os
@@ -61,6 +62,8 @@ def export(
         layers: which layers, numbers or text such as `"0:12"`; those captured by default.
         rows: which rows: SQL that gives row numbers, an array, a boolean mask; all by default.
         dtype: `float32`, `float16` or `bfloat16`; as stored by default. `norm_scale` stays float32.
+            Of a store also `int8`, which is lossy: a scale for each column of a chunk, the error
+            measured and stated. `pattern`, `attn_scores`, `logits` and `norm_scale` stay exact.
         shard_rows: of a store: rows in a shard; as before by default.
         chunk_rows: of a store: rows in a chunk; by size by default.
         codec: of a store: `none` or `zstd`; as before by default.
@@ -74,8 +77,9 @@ def export(
         StoreError: something is at `out`, the store is damaged, or the disk is full.
         SiteError: a site or layer that the store does not hold.
         SelectionError: rows out of range, or none.
-        ArgumentError: what the format cannot hold: bfloat16 in npy, sites of two kinds of rows in
-            one dataset, a number too large for float16.
+        ArgumentError: what the format cannot hold: bfloat16 in npy, int8 outside a store, sites of
+            two kinds of rows in one dataset, a number too large for float16; or a store made of an
+            int8 one.
         InputError: layers or a memory that cannot be read.
         ModuleNotFoundError: a dataset, where the library `datasets` is not installed.
         duckdb.Error: what DuckDB says about SQL in `rows`.
@@ -83,6 +87,11 @@ def export(
     opened = store if isinstance(store, Store) else Store(store)
     place = Path(out)
     form, cut = _format(format, place), Cut(shard_rows, chunk_rows, codec)
+    if dtype == INT8 and form != "store":
+        message = (
+            f"{INT8} has its scales in a store: say --format store, or another --dtype for {form}."
+        )
+        raise ArgumentError(message)
     budget = parse_memory(memory) // SHARE
     draft.refuse_taken(*_places(form, place).values())
     selection = select(opened, sites=sites, layers=layers, rows=rows, dtype=dtype)

@@ -18,7 +18,8 @@ from residuum.exchange import blocks, draft, facts, layout, parts, places, table
 from residuum.quantities import parse_layers, parse_memory
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
-from residuum.store.plan import CODECS, DEFAULT_SHARD_ROWS, DTYPES
+from residuum.store.lossy import INT8
+from residuum.store.plan import CODECS, DEFAULT_SHARD_ROWS, DTYPES, MADE_BY_EXPORT
 
 if TYPE_CHECKING:
     import os
@@ -160,6 +161,9 @@ class Options:
         Raises:
             InputError: a value out of its range.
         """
+        if given["dtype"] == INT8:
+            message = f"an import cannot be int8: {MADE_BY_EXPORT}"
+            raise InputError(message)
         if given["dtype"] not in (None, *DTYPES):
             message = f"dtype {given['dtype']!r}: choose {', '.join(DTYPES)}."
             raise InputError(message)

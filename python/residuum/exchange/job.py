@@ -100,6 +100,8 @@ class Job:
             "shape": [rows.n, *chosen.row_shape],
             "layers": list(chosen.layers) if chosen.array.has_layers else None,
             "dtype": chosen.dtype.name,
+            # What an int8 store had lost before.
+            **({} if chosen.array.error is None else {"error": chosen.array.error.to_json()}),
         }
 
     def _n_layer(self) -> int | None:

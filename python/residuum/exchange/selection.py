@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ from residuum.exchange.rows import Rows
 from residuum.quantities import parse_layers
 from residuum.query import quote
 from residuum.sites import RowSpace, Site
-from residuum.store.plan import DTYPES
+from residuum.store.lossy import INT8
+from residuum.store.plan import DTYPES, NEVER_INT8
 from residuum.store.selection import Axis, Selector, pick
 from residuum.store.show import count
 
@@ -25,15 +26,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from residuum.store import SiteArray, Store
+    from residuum.store.plan import StoredDtype
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One site of an export: `layers` is empty for a site without them; `dtype` is that written."""
+    """One site of an export.
+
+    Attributes:
+        layers: empty for a site without them.
+        dtype: of the numbers that are written.
+        stored_dtype: its name; int8 where a store is to have codes of these numbers.
+    """
 
     array: SiteArray
     layers: tuple[int, ...]
     dtype: np.dtype[Any]
+    stored_dtype: StoredDtype
 
     @property
     def name(self) -> str:
@@ -117,8 +126,8 @@ def select(
         ArgumentError: a dtype that is not known, or SQL that gives no row numbers.
         duckdb.Error: what DuckDB says about the SQL.
     """
-    if dtype is not None and dtype not in DTYPES:
-        message = f"dtype {dtype!r}: choose {', '.join(DTYPES)}."
+    if dtype is not None and dtype not in (*DTYPES, INT8):
+        message = f"dtype {dtype!r}: choose {', '.join(DTYPES)}, or {INT8} of a store."
         raise ArgumentError(message)
     numbers = parse_layers(layers)
     chosen = tuple(_chosen(store[name], numbers, dtype) for name in _names(store, sites))
@@ -163,9 +172,12 @@ def _chosen(array: SiteArray, layers: tuple[int, ...] | None, dtype: str | None)
         there = ", ".join(map(str, array.layers))
         message = f"layer {missing[0]} of {array.name} is not in the store; it has {there}."
         raise SiteError(message)
+    if dtype == INT8 and array.name not in NEVER_INT8:
+        return Chosen(array, taken, array.dtype, INT8)
     # Norm scales are few and divide everything: they stay what they are.
-    stays = dtype is None or array.name == Site.NORM_SCALE
-    return Chosen(array, taken, array.dtype if stays else numpy_dtype(dtype or ""))
+    stays = dtype in (None, INT8) or array.name == Site.NORM_SCALE
+    written = array.dtype if stays else numpy_dtype(dtype or "")
+    return Chosen(array, taken, written, cast("StoredDtype", written.name))
 
 
 def _found(store: Store, rows: str | Selector, space: RowSpace) -> Rows:

@@ -23,6 +23,7 @@ from residuum.exchange.selection import batches, example_rows
 from residuum.exchange.user_tables import renumbered
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
+from residuum.store.lossy import INT8
 from residuum.store.plan import CODECS
 from residuum.store.s3_path import S3Path
 from residuum.store.user_tables import names as user_table_names
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from residuum.exchange.job import Job
     from residuum.exchange.selection import Chosen, Selection
-    from residuum.store.plan import Codec, Dtype
+    from residuum.store.plan import Codec
 
 EXAMPLES = 512  # that are read together: few, because each can be long
 SHARE_OF_TABLES = 0.5  # of a block's memory, before they are committed
@@ -63,9 +64,16 @@ def check(selection: Selection, cut: Cut) -> None:
     """Refuse what would be a wrong store.
 
     Raises:
-        ArgumentError: a codec that is not known, numbers below one, or a key axis whose keys are
-            rows that would be left out.
+        ArgumentError: a codec that is not known, numbers below one, a key axis whose keys are
+            rows that would be left out, or int8 sites, whose error a copy would not know.
     """
+    for chosen in selection.sites:
+        if chosen.array.error is not None:
+            message = (
+                f"{chosen.name} is {INT8} ({chosen.array.error}), of which a copy could not say "
+                "how far it is from what was captured: export the store that this one was made of."
+            )
+            raise ArgumentError(message)
     if cut.codec is not None and cut.codec not in CODECS:
         message = f"codec {cut.codec!r}: choose {', '.join(CODECS)}."
         raise ArgumentError(message)
@@ -127,21 +135,22 @@ def write(job: Job, cut: Cut) -> None:
 def _plan(chosen: Chosen) -> ArrayPlan:
     array = chosen.array
     n_layer = array.shape[1] if array.has_layers else None
-    dtype = cast("Dtype", chosen.dtype.name)
-    return ArrayPlan(Site(array.name), n_layer, chosen.layers, array.row_shape, dtype)
+    inner, dtype = array.row_shape, chosen.stored_dtype
+    return ArrayPlan(Site(array.name), n_layer, chosen.layers, inner, dtype)
 
 
 def _facts(selection: Selection, cut: Cut) -> dict[str, Any]:
     """The settings of the capture as they hold for what is left of it."""
     capture = selection.store.capture
     layers = sorted({layer for chosen in selection.sites for layer in chosen.layers})
-    dtypes = {c.dtype.name for c in selection.sites if c.name != Site.NORM_SCALE}
+    dtypes = {c.stored_dtype for c in selection.sites if c.name != Site.NORM_SCALE}
+    one = INT8 if INT8 in dtypes else dtypes.pop() if len(dtypes) == 1 else capture.get("dtype")
     return {
         **capture,
         "sites": [chosen.name for chosen in selection.sites],
         "layers": layers,
         **({} if selection.examples is None else {"positions": "selected"}),
-        "dtype": dtypes.pop() if len(dtypes) == 1 else capture.get("dtype"),
+        "dtype": one,
         **vars(cut),
         "exported": {**selection.describe(), "residuum": version("residuum")},
     }

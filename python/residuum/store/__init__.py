@@ -4,6 +4,7 @@ StoreWriter ──▶ folder ──▶ Store ──▶ SiteArray
 (writer.py)               (store.py)  (site_array.py)
 """
 
+from residuum.store.lossy import StoredError
 from residuum.store.plan import ArrayPlan
 from residuum.store.results import Results, StoredResult, key_of
 from residuum.store.site_array import SiteArray
@@ -20,6 +21,7 @@ __all__ = [
     "SiteStatistics",
     "Store",
     "StoreWriter",
+    "StoredError",
     "StoredResult",
     "VerifyReport",
     "key_of",

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from residuum import _residuum
 from residuum.errors import ArgumentError, SiteError
 from residuum.store import batches, show, tensors
+from residuum.store.lossy import INT8, StoredError
 from residuum.store.selection import HEAD_AXES, Axis, Key, Picked, Selector, pick, spread
 
 if TYPE_CHECKING:
@@ -36,8 +37,14 @@ class SiteArray:
         self.shard_rows: int = core.shard_rows
         self.shape: tuple[int, ...] = tuple(core.shape)
         """Lengths of the axes. The layer axis has the model's length, captured or not."""
-        self.dtype: np.dtype[Any] = BFLOAT16 if core.dtype == "bfloat16" else np.dtype(core.dtype)
-        """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that."""
+        self.stored_dtype: str = core.dtype
+        """Name of the type on disk."""
+        self.dtype: np.dtype[Any] = _dtype(core.dtype)
+        """Type of the stored numbers; `ml_dtypes.bfloat16` where they are that, float32 of int8."""
+        self.error: StoredError | None = (
+            StoredError.of(self.layers, core.errors) if core.dtype == INT8 else None
+        )
+        """How far the numbers are from the captured ones; None where they are the same."""
         lengths = zip(self.axes, self.shape, strict=True)
         self._axes = [Axis(name, length, self.name) for name, length in lengths]
 
@@ -65,7 +72,8 @@ class SiteArray:
     def nbytes(self) -> int:
         """Bytes of the captured numbers, before any compression."""
         n_layer = len(self.layers) if self.has_layers else 1
-        return self.n_row * n_layer * self.row_len * self.dtype.itemsize
+        itemsize = 1 if self.error is not None else self.dtype.itemsize
+        return self.n_row * n_layer * self.row_len * itemsize
 
     def read(
         self,
@@ -89,7 +97,8 @@ class SiteArray:
             heads: which heads, for sites with a `head` or `kv_head` axis.
             out: a C-contiguous array of the right shape to fill; its dtype is the result's.
             dtype: dtype of the result. By default the stored one, except bfloat16, which is widened
-                to float32; ask for "bfloat16" to keep it.
+                to float32 (ask for "bfloat16" to keep it), and int8, of which the numbers that its
+                codes stand for are float32.
             verify: check the checksum of every chunk that is touched, for which all of it is read.
                 Without it, rows asked for by number and heads, taken out of a chunk that is not
                 compressed, are not checked; chunks that lie in a slice of rows are, once while the
@@ -132,7 +141,7 @@ class SiteArray:
     def torch(
         self, rows: Selector = None, layers: Selector = None, heads: Selector = None
     ) -> "torch.Tensor":
-        """Read as `read` does, as a torch tensor of the stored dtype, bfloat16 kept; no copy.
+        """Read as `read` does, as a torch tensor of the site's `dtype`, bfloat16 kept; no copy.
 
         Raises:
             ImportError: torch is not installed.
@@ -383,6 +392,13 @@ class SiteArray:
             widened: NDArray[Any] = np.empty(out.shape, wide)
             self.core.read_into(widened, rows.index, layer_list, head_list, verify)
             out[...] = widened
+
+
+def _dtype(stored: str) -> np.dtype[Any]:
+    """The type of the numbers that a type on disk stands for."""
+    if stored == INT8:
+        return np.dtype(np.float32)
+    return BFLOAT16 if stored == "bfloat16" else np.dtype(stored)
 
 
 def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None) -> None:

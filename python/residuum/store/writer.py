@@ -85,7 +85,8 @@ class StoreWriter:
             shard_rows: rows per shard file.
             chunk_rows: rows per inner chunk; None chooses by the size of a row.
             codec: "none" or "zstd".
-            statistics: keep min, max, mean and variance per chunk and feature.
+            statistics: keep min, max, mean and variance per chunk and feature; int8 cannot be
+                without.
             memory_bytes: budget for rows on their way to the disk.
             threads: background threads; None takes one per core, at most four.
 

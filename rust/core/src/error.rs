@@ -214,6 +214,18 @@ pub enum Error {
         /// What stands in the way.
         why: String,
     },
+    /// A store of int8 codes cannot be added to: what they lose was measured when it was made.
+    #[error(
+        "{}: `{array}` is int8, to which nothing can be added: add to the store that it was exported from, then \
+         export that again",
+        path.display()
+    )]
+    LossyStore {
+        /// The store's folder.
+        path: PathBuf,
+        /// The first such array.
+        array: String,
+    },
     /// The memory budget is too small for even one row of one array.
     #[error("a memory budget of {budget} bytes is too small for `{array}`, which needs {needed}")]
     Budget {
@@ -297,6 +309,7 @@ impl Error {
             | Self::Damaged { path, .. }
             | Self::Missing { path, .. }
             | Self::NoTensor { path, .. }
+            | Self::LossyStore { path, .. }
             | Self::Locked { path } => Some(path),
             _ => None,
         }

@@ -33,6 +33,7 @@ pub use store::{
     counters::Counters,
     dtype::{Dtype, Element, Source},
     open::{FORMAT, Store},
+    quantise::LayerError,
     spec::{ArraySpec, Codec},
     statistics::{Moments, Statistics},
     verify::{Problem, VerifyReport, verify},

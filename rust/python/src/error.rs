@@ -55,6 +55,7 @@ fn class(error: &Error) -> &'static str {
         | Error::RowMissing { .. }
         | Error::BadCommit { .. }
         | Error::CannotGrow { .. }
+        | Error::LossyStore { .. }
         | Error::WriterStopped { .. } => "StoreError",
         _ => "ArgumentError",
     }

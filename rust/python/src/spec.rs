@@ -58,7 +58,9 @@ fn parse_dtype(py: Python<'_>, name: &str) -> PyResult<Dtype> {
     Dtype::parse(name).filter(|dtype| *dtype != Dtype::I32).ok_or_else(|| {
         argument(
             py,
-            format!("{name:?} is no dtype of a site; those are float32, float16 and bfloat16"),
+            format!(
+                "{name:?} is no dtype of a site; those are float32, float16, bfloat16 and int8"
+            ),
         )
     })
 }

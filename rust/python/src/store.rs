@@ -122,10 +122,17 @@ impl SiteArray {
         self.core.spec().layers.clone()
     }
 
-    /// float32, float16, bfloat16 or int32.
+    /// float32, float16, bfloat16, int8 or int32.
     #[getter]
     fn dtype(&self) -> &'static str {
         self.core.spec().dtype.as_str()
+    }
+
+    /// How far the values of each layer are from those that they were made of, (relative RMS error, RMS error, largest
+    /// error); empty where they are the same or it is not known.
+    #[getter]
+    fn errors(&self) -> Vec<(f64, f64, f64)> {
+        self.core.errors().iter().map(|e| (e.relative_rms, e.rms, e.max)).collect()
     }
 
     /// token or example.

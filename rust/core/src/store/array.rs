@@ -15,9 +15,10 @@ use rayon::prelude::*;
 
 use super::{
     counters::Counters,
-    dtype::Element,
+    dtype::{Dtype, Element},
     files,
     gather::{Cells, runs},
+    quantise::LayerError,
     read::Read,
     shards::Shards,
     spec::{ArraySpec, Codec},
@@ -57,6 +58,7 @@ pub struct SiteArray {
     counters: Arc<Counters>,
     shards: Shards,
     store: PathBuf,
+    errors: Vec<LayerError>,
 }
 
 impl fmt::Debug for SiteArray {
@@ -83,13 +85,29 @@ impl SiteArray {
             .checked_mul(4 * layers)?
             .checked_mul(physical_rows.checked_add(spec.shard_rows)?)?;
         Some(Self {
-            shards: Shards::new(store.join(&spec.path)),
+            shards: Shards::new(store, &spec),
             spec,
             n_row,
             physical_rows,
             counters: Arc::clone(counters),
             store: store.to_owned(),
+            errors: Vec::new(),
         })
+    }
+
+    /// The same array, of which its `zarr.json` says how far each layer is from what it was made of.
+    pub(crate) fn with_errors(mut self, errors: Vec<LayerError>) -> Self {
+        // Where a record has other layers than the file, it is not known which is which.
+        if errors.len() == self.spec.layer_keys().len() && self.spec.dtype == Dtype::I8 {
+            self.errors = errors;
+        }
+        self
+    }
+
+    /// How far a lossy array is from what it was made of, for each of its layers, or once where there is no layer
+    /// axis; empty for an exact one, and where it is not known.
+    pub fn errors(&self) -> &[LayerError] {
+        &self.errors
     }
 
     /// What the array is.

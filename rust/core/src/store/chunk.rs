@@ -4,7 +4,7 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     counters::Counters,
-    dtype::Element,
+    dtype::{Dtype, Element},
     gather::{Cells, Run, distinct},
     index::{CRC, Entry, decode_chunk, split_crc},
     objects::Fetched,
@@ -26,6 +26,8 @@ pub(crate) struct Source<'a> {
     /// Rows of the chunk that readers see: fewer than it has room for in the last one of an array.
     pub(crate) visible: usize,
     pub(crate) entry: Entry,
+    /// Of its columns, if it holds codes: a little-endian `f32` each.
+    pub(crate) scales: &'a [u8],
     pub(crate) counters: &'a Counters,
     /// What came of a shard in a bucket; its bytes were counted when they were asked for.
     pub(crate) fetched: Option<&'a Fetched>,
@@ -59,7 +61,8 @@ pub(crate) fn read<T: Element>(
 ) -> Result<()> {
     let spec = source.spec;
     if source.is_by_rows(wanted) {
-        return read_rows(source, wanted, layer);
+        read_rows(source, wanted, layer)?;
+        return source.shard.check_scales();
     }
     let stored = source.entry.range();
     if source.fetched.is_none() {
@@ -68,15 +71,16 @@ pub(crate) fn read<T: Element>(
     }
     source.bytes(stored, |stored| match spec.codec {
         Codec::None => {
-            copy(spec, wanted, layer, checked(source, stored)?, 0);
+            copy(source, wanted, layer, checked(source, stored)?, 0);
             Ok(())
         }
         Codec::Zstd => DECODED.with_borrow_mut(|decoded| {
             decode_chunk(spec, &source.shard.path, source.chunk, stored, decoded)?;
-            copy(spec, wanted, layer, decoded, 0);
+            copy(source, wanted, layer, decoded, 0);
             Ok(())
         }),
-    })?
+    })??;
+    source.shard.check_scales()
 }
 
 /// Copies rows out of a plain chunk, touching no others.
@@ -92,7 +96,7 @@ fn read_rows<T: Element>(
     let map = &source.shard.map;
     source.counters.add_bytes(if map.is_mapped() { source.bytes_of(wanted) } else { span.len() });
     let first = wanted.runs[0].row % source.spec.chunk_rows;
-    map.read(span, |bytes| copy(source.spec, wanted, layer, bytes, first))
+    map.read(span, |bytes| copy(source, wanted, layer, bytes, first))
 }
 
 /// Copies rows out of what came of a plain chunk, which has gaps where no row is wanted.
@@ -105,7 +109,7 @@ fn read_fetched_rows<T: Element>(
         let runs = std::slice::from_ref(run);
         let first = run.row % source.spec.chunk_rows;
         source.bytes(source.span(runs), |bytes| {
-            copy(source.spec, &Wanted { runs, ..*wanted }, layer, bytes, first);
+            copy(source, &Wanted { runs, ..*wanted }, layer, bytes, first);
         })
     })
 }
@@ -129,13 +133,15 @@ pub(crate) fn read_across<T: Element>(
     let rows = wanted.runs.iter().flat_map(|run| (run.row..run.row + run.n).zip(run.out..));
     for (row, out) in rows {
         let place = (row - first) * spec.row_bytes()..(row - first + 1) * spec.row_bytes();
-        for (layer, bytes) in layers.iter().enumerate() {
-            copy_columns(spec, wanted.columns, &bytes[place.clone()], wanted.cell(out, 1, layer));
+        for (layer, (source, bytes)) in sources.iter().zip(&layers).enumerate() {
+            let (row, cell) = (&bytes[place.clone()], wanted.cell(out, 1, layer));
+            copy_columns(spec.dtype, source.scales, wanted.columns, row, cell);
         }
     }
     for source in sources {
         source.counters.add_bytes(source.bytes_of(wanted));
         source.shard.map.check()?;
+        source.shard.check_scales()?;
     }
     Ok(true)
 }
@@ -198,12 +204,13 @@ fn checked<'b>(source: &Source<'_>, stored: &'b [u8]) -> Result<&'b [u8]> {
 
 /// Copies the wanted columns of the runs; `bytes` starts at row `first` of the chunk.
 fn copy<T: Element>(
-    spec: &ArraySpec,
+    source: &Source<'_>,
     wanted: &Wanted<'_, '_, T>,
     layer: usize,
     bytes: &[u8],
     first: usize,
 ) {
+    let (spec, scales) = (source.spec, source.scales);
     let row_bytes = spec.row_bytes();
     let whole = wanted.is_whole_rows(spec);
     let rows_at = |run: &Run| &bytes[(run.row % spec.chunk_rows - first) * row_bytes..];
@@ -213,11 +220,11 @@ fn copy<T: Element>(
         }
         let rows = &rows_at(run)[..run.n * row_bytes];
         if whole && wanted.cells.is_one_layer() {
-            T::decode(spec.dtype, rows, wanted.cell(run.out, run.n, layer));
+            T::decode(spec.dtype, scales, rows, wanted.cell(run.out, run.n, layer));
             continue;
         }
         for (row, out) in rows.chunks_exact(row_bytes).zip(run.out..) {
-            copy_columns(spec, wanted.columns, row, wanted.cell(out, 1, layer));
+            copy_columns(spec.dtype, scales, wanted.columns, row, wanted.cell(out, 1, layer));
         }
     }
 }
@@ -239,17 +246,20 @@ impl<T> Wanted<'_, '_, T> {
     }
 }
 
-/// Copies element ranges of a row to `out`, one after another.
+/// Copies element ranges of a row to `out`, one after another; `scales` are those of its codes, if it holds codes.
 pub(crate) fn copy_columns<T: Element>(
-    spec: &ArraySpec,
+    dtype: Dtype,
+    scales: &[u8],
     columns: &[Range<usize>],
     row: &[u8],
     mut out: &mut [T],
 ) {
-    let size = spec.dtype.size();
+    let size = dtype.size();
     for column in columns {
         let (mine, rest) = out.split_at_mut(column.len());
-        T::decode(spec.dtype, &row[column.start * size..column.end * size], mine);
+        let scales =
+            if scales.is_empty() { scales } else { &scales[4 * column.start..4 * column.end] };
+        T::decode(dtype, scales, &row[column.start * size..column.end * size], mine);
         out = rest;
     }
 }

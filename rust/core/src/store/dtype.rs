@@ -4,6 +4,9 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::error::{Error, Result};
 
+/// The code that stands for NaN.
+pub(crate) const NAN_CODE: i8 = i8::MIN;
+
 /// The type of a stored array's elements. Little-endian on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -15,6 +18,8 @@ pub enum Dtype {
     Bf16,
     /// Signed 32-bit integers, for indexes.
     I32,
+    /// Codes from -127 to 127, times a scale that each chunk has for each column: see `quantise`.
+    I8,
 }
 
 impl Dtype {
@@ -25,12 +30,15 @@ impl Dtype {
             Self::F16 => "float16",
             Self::Bf16 => "bfloat16",
             Self::I32 => "int32",
+            Self::I8 => "int8",
         }
     }
 
     /// The dtype with that name in `zarr.json`.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::F32, Self::F16, Self::Bf16, Self::I32].into_iter().find(|d| d.as_str() == name)
+        [Self::F32, Self::F16, Self::Bf16, Self::I32, Self::I8]
+            .into_iter()
+            .find(|d| d.as_str() == name)
     }
 
     /// Bytes per element.
@@ -38,16 +46,23 @@ impl Dtype {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 1,
         }
     }
 
-    /// The bytes of the fill value: NaN, or -1 for integers. `fill()[..size()]` is meaningful.
+    /// What rows are kept as until their chunk is full: codes need all of its rows.
+    pub(crate) fn staged(self) -> Self {
+        if self == Self::I8 { Self::F32 } else { self }
+    }
+
+    /// The bytes of the fill value: NaN or the code for it, or -1 for indexes. `fill()[..size()]` is meaningful.
     pub(crate) fn fill(self) -> [u8; 4] {
         match self {
             Self::F32 => [0, 0, 0xc0, 0x7f],
             Self::F16 => [0, 0x7e, 0, 0],
             Self::Bf16 => [0xc0, 0x7f, 0, 0],
             Self::I32 => [0xff; 4],
+            Self::I8 => [NAN_CODE.to_le_bytes()[0], 0, 0, 0],
         }
     }
 
@@ -67,7 +82,7 @@ mod sealed {
     impl Sealed for i32 {}
 }
 
-/// A type that stored elements can be read as: `f32` (widens exactly), `u16` (raw 16-bit patterns), `i32`.
+/// A type that stored elements can be read as: `f32` (widens exactly; codes: times their scale), `u16` (raw 16-bit patterns), `i32`.
 pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
     /// The type's name in errors.
     const NAME: &'static str;
@@ -76,7 +91,10 @@ pub trait Element: sealed::Sealed + Copy + Default + Send + Sync {
     fn reads(dtype: Dtype) -> bool;
 
     /// Converts little-endian `bytes` of `dtype` into `out`; `bytes.len() == out.len() * dtype.size()`.
-    fn decode(dtype: Dtype, bytes: &[u8], out: &mut [Self]);
+    ///
+    /// `scales` holds the scales of codes, a little-endian `f32` for each column, and `bytes` rows of as many
+    /// columns; other dtypes have none.
+    fn decode(dtype: Dtype, scales: &[u8], bytes: &[u8], out: &mut [Self]);
 }
 
 impl Element for f32 {
@@ -86,7 +104,7 @@ impl Element for f32 {
         dtype != Dtype::I32
     }
 
-    fn decode(dtype: Dtype, bytes: &[u8], out: &mut [Self]) {
+    fn decode(dtype: Dtype, scales: &[u8], bytes: &[u8], out: &mut [Self]) {
         match dtype {
             Dtype::F32 | Dtype::I32 => {
                 for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -99,8 +117,26 @@ impl Element for f32 {
                 }
             }
             Dtype::F16 => widen_f16(bytes, out),
+            Dtype::I8 => multiply(scales, bytes, out),
         }
     }
+}
+
+/// Multiplies rows of codes by the scales of their columns.
+fn multiply(scales: &[u8], codes: &[u8], out: &mut [f32]) {
+    let (scales, _) = scales.as_chunks::<4>();
+    let width = scales.len().max(1);
+    for (values, codes) in out.chunks_exact_mut(width).zip(codes.chunks_exact(width)) {
+        for ((value, code), scale) in values.iter_mut().zip(codes).zip(scales) {
+            *value = value_of(code.cast_signed(), f32::from_le_bytes(*scale));
+        }
+    }
+}
+
+/// The number that a code of a column with that scale stands for.
+pub(crate) fn value_of(code: i8, scale: f32) -> f32 {
+    let value = f32::from(code) * scale;
+    if code == NAN_CODE { f32::NAN } else { value }
 }
 
 /// Widens through `half`, which picks F16C at run time; in blocks, because it wants aligned input.
@@ -122,7 +158,7 @@ impl Element for u16 {
         dtype.size() == 2
     }
 
-    fn decode(_: Dtype, bytes: &[u8], out: &mut [Self]) {
+    fn decode(_: Dtype, _: &[u8], bytes: &[u8], out: &mut [Self]) {
         for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
             *value = Self::from_le_bytes(*raw);
         }
@@ -136,7 +172,7 @@ impl Element for i32 {
         dtype == Dtype::I32
     }
 
-    fn decode(_: Dtype, bytes: &[u8], out: &mut [Self]) {
+    fn decode(_: Dtype, _: &[u8], bytes: &[u8], out: &mut [Self]) {
         for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *value = Self::from_le_bytes(*raw);
         }
@@ -198,7 +234,8 @@ impl Source<'_> {
         })
     }
 
-    /// Appends elements `start..start + n` to `out` as little-endian `dtype`. Call `check` before.
+    /// Appends elements `start..start + n` to `out` as little-endian `dtype`, which is none of codes. Call `check`
+    /// before.
     pub(crate) fn encode(&self, dtype: Dtype, start: usize, n: usize, out: &mut Vec<u8>) {
         let range = start..start + n;
         match *self {
@@ -231,7 +268,7 @@ fn put_u16(values: &[u16], out: &mut Vec<u8>) {
 fn encode_f32(values: &[f32], dtype: Dtype, out: &mut Vec<u8>) {
     const BLOCK: usize = 256;
     match dtype {
-        Dtype::F32 | Dtype::I32 => {
+        Dtype::F32 | Dtype::I32 | Dtype::I8 => {
             let start = out.len();
             out.resize(start + values.len() * 4, 0);
             for (raw, value) in out[start..].as_chunks_mut::<4>().0.iter_mut().zip(values) {
@@ -258,7 +295,7 @@ fn encode_f32(values: &[f32], dtype: Dtype, out: &mut Vec<u8>) {
 fn encode_f64(values: &[f64], dtype: Dtype, out: &mut Vec<u8>) {
     const BLOCK: usize = 256;
     match dtype {
-        Dtype::F32 | Dtype::I32 => {
+        Dtype::F32 | Dtype::I32 | Dtype::I8 => {
             #[allow(clippy::cast_possible_truncation, reason = "rounding to single is the purpose")]
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
             encode_f32(&narrow, Dtype::F32, out);

@@ -263,7 +263,8 @@ pub(crate) fn open_array(
         spec.check().map_err(|error| Error::damaged(&record, error.to_string()))?;
     }
     let physical = commit.physical_rows.get(spec.row_space);
-    SiteArray::new(store, spec, rows, physical, counters).ok_or_else(|| {
+    let array = SiteArray::new(store, spec, rows, physical, counters).ok_or_else(|| {
         Error::damaged(&record, format!("{rows} rows of `{name}` cannot be addressed"))
-    })
+    })?;
+    Ok(array.with_errors(ArraySpec::parse_errors(&json)))
 }

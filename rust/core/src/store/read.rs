@@ -91,6 +91,7 @@ impl<T: Element> Read<'_, '_, T> {
             chunk,
             visible: (self.n_row - first * self.spec.chunk_rows).min(self.spec.chunk_rows),
             entry,
+            scales: shard.scales(self.spec, chunk, self.counters)?,
             counters: self.counters,
             fetched,
             verify: self.verify,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     chunk::{self, Wanted},
-    dtype::Element,
+    dtype::{Dtype, Element},
     gather::Run,
     objects::{Fetched, Fetching, merge},
     read::Read,
@@ -68,6 +68,13 @@ impl<T: Element> Read<'_, '_, T> {
         }
         let wanted: Vec<ShardId> = ids.iter().map(|(id, _)| *id).collect();
         self.shards.open_objects(self.spec, &wanted, self.n_row, self.counters)?;
+        if self.spec.dtype == Dtype::I8 {
+            // Each waits for a server, so that they go side by side.
+            self.each(&wanted, |&id| {
+                let shard = self.shards.open(self.spec, id, self.n_row, false, self.counters)?;
+                shard.scales(self.spec, 0, self.counters).map(drop)
+            })?;
+        }
         let part = |(id, layer)| {
             let shard = self.shards.open(self.spec, id, self.n_row, false, self.counters)?;
             let fetching =

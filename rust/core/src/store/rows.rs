@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     chunk::{copy_columns, prefetch},
-    dtype::Element,
+    dtype::{Dtype, Element},
     gather::Cells,
     read::Read,
     shards::OpenShard,
@@ -41,7 +41,8 @@ impl<T: Element> Read<'_, '_, T> {
     /// shards cannot be mapped.
     pub(super) fn run_rows(&self, rows: &[u64]) -> Result<bool> {
         let is_plain = self.spec.codec == Codec::None && !self.shards.are_objects();
-        if !is_plain || self.verify {
+        // A row of codes needs its chunk's scales too.
+        if !is_plain || self.verify || self.spec.dtype == Dtype::I8 {
             return Ok(false);
         }
         let sources = self.sources(rows)?;
@@ -102,7 +103,7 @@ impl<T: Element> Read<'_, '_, T> {
     ) -> Result<()> {
         let mut coming = VecDeque::with_capacity(AHEAD + 1);
         let copy = |(at, layer, row): (usize, usize, &[u8])| {
-            copy_columns(self.spec, self.columns, row, cell(self.cells, at, layer));
+            copy_columns(self.spec.dtype, &[], self.columns, row, cell(self.cells, at, layer));
         };
         for at in out {
             let (number, chunk, within) = sources.locate(rows[at]);

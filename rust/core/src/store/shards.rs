@@ -13,9 +13,11 @@ use std::{
 
 use super::{
     counters::Counters,
+    dtype::Dtype,
     index::{CRC, ShardIndex, index_bytes, index_start},
     map::Map,
     objects::{self, Object, Opening},
+    scales::Scales,
     spec::ArraySpec,
 };
 use crate::error::{Error, Result};
@@ -30,6 +32,8 @@ pub(crate) type ShardId = (usize, Option<usize>);
 #[derive(Debug)]
 pub(crate) struct Shards {
     folder: PathBuf,
+    /// Where their statistics lie.
+    statistics: PathBuf,
     open: Mutex<HashMap<ShardId, Arc<OpenShard>>>,
 }
 
@@ -43,6 +47,8 @@ pub(crate) struct OpenShard {
     identity: Option<Identity>,
     end: [u8; CRC],
     chunks: Vec<AtomicU8>,
+    /// Of its codes, if it holds codes.
+    scales: Option<Scales>,
 }
 
 /// What tells a file from the one that took its place. An object's is part of every request.
@@ -70,6 +76,24 @@ impl OpenShard {
         }
     }
 
+    /// The scales of a chunk's columns; none where it does not hold codes.
+    pub(crate) fn scales(
+        &self,
+        spec: &ArraySpec,
+        chunk: usize,
+        counters: &Counters,
+    ) -> Result<&[u8]> {
+        match &self.scales {
+            None => Ok(&[]),
+            Some(scales) => scales.load(spec, counters).and_then(|()| scales.of(spec, chunk)),
+        }
+    }
+
+    /// Fails if the scales were nonsense while they were used: their file was cut short.
+    pub(crate) fn check_scales(&self) -> Result<()> {
+        self.scales.as_ref().map_or(Ok(()), Scales::check)
+    }
+
     /// Whether the chunk's checksum was checked since the shard was opened.
     pub(crate) fn is_checked(&self, chunk: usize) -> bool {
         self.chunks[chunk].load(Relaxed) & CHECKED != 0
@@ -82,8 +106,9 @@ impl OpenShard {
 }
 
 impl Shards {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder, open: Mutex::default() }
+    pub(crate) fn new(store: &Path, spec: &ArraySpec) -> Self {
+        let statistics = store.join("statistics").join(spec.name());
+        Self { folder: store.join(&spec.path), statistics, open: Mutex::default() }
     }
 
     /// Where a shard lies.
@@ -164,7 +189,9 @@ impl Shards {
         counters: &Counters,
     ) -> Arc<OpenShard> {
         counters.add_bytes(index_bytes(spec));
-        let open = Arc::new(open);
+        let scales = (spec.dtype == Dtype::I8)
+            .then(|| Scales::at(self.statistics.join(ArraySpec::statistics_key(id.0, id.1))));
+        let open = Arc::new(OpenShard { scales, ..open });
         let mut all = self.lock();
         if all.len() >= MAX_OPEN {
             all.clear();
@@ -188,7 +215,7 @@ fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard>
         ShardIndex::parse(spec, &path, start, bytes)
     })??;
     let identity = Some(identity(&meta));
-    Ok(OpenShard { identity, path, index, map, end, chunks: untouched(spec) })
+    Ok(OpenShard { identity, path, index, map, end, chunks: untouched(spec), scales: None })
 }
 
 /// Takes a shard in a bucket, whose index was asked for.
@@ -199,7 +226,8 @@ fn take_object(spec: &ArraySpec, path: &Path, n_row: usize, opening: Opening) ->
     let length = usize::try_from(object.len()).unwrap_or(usize::MAX);
     let map = Map::object(object, path, length);
     let (path, end) = (path.to_owned(), [0; CRC]);
-    Ok(OpenShard { identity: None, path, index, map, end, chunks: untouched(spec) })
+    let chunks = untouched(spec);
+    Ok(OpenShard { identity: None, path, index, map, end, chunks, scales: None })
 }
 
 /// The error for a shard that could not be opened: one that is not there was promised by the commit.

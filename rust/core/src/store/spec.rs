@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::dtype::Dtype;
+use super::{
+    dtype::{Dtype, NAN_CODE},
+    quantise::LayerError,
+};
 use crate::{
     error::{Error, Result},
     site::{RowSpace, Site},
@@ -23,6 +26,8 @@ const MAX_SHARD_ROWS: usize = 1 << 24;
 const MAX_SHARD_CHUNKS: usize = 1 << 20;
 /// The most layers that are believed.
 const MAX_LAYERS: usize = 1 << 16;
+/// Statistics of every array that keeps any: min, max, mean, m2.
+const N_STATISTIC: usize = 4;
 
 /// How chunk bytes are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +71,7 @@ pub struct ArraySpec {
     pub shard_rows: usize,
     /// How chunks are packed.
     pub codec: Codec,
-    /// True if min, max, mean and m2 are kept per chunk and feature.
+    /// True if min, max, mean and m2 are kept per chunk and feature; codes cannot be without.
     pub statistics: bool,
 }
 
@@ -132,6 +137,22 @@ impl ArraySpec {
         self.row_len() * self.dtype.size()
     }
 
+    /// Bytes of one row of one layer until its chunk is full.
+    pub(crate) fn staged_row_bytes(&self) -> usize {
+        self.row_len() * self.dtype.staged().size()
+    }
+
+    /// Whether a chunk's bytes are made when all of its rows are there; else each row has its place from the start.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.codec == Codec::Zstd || self.dtype == Dtype::I8
+    }
+
+    /// What `statistics/<site>` holds of each chunk and feature, in this order.
+    pub(crate) fn statistic_names(&self) -> &'static [&'static str] {
+        const NAMES: [&str; 7] = ["min", "max", "mean", "m2", "scale", "error_max", "error_m2"];
+        if self.dtype == Dtype::I8 { &NAMES } else { &NAMES[..N_STATISTIC] }
+    }
+
     /// Bytes of one decoded chunk.
     pub fn chunk_bytes(&self) -> usize {
         self.row_bytes() * self.chunk_rows
@@ -191,7 +212,10 @@ impl ArraySpec {
     }
 
     fn problem(&self) -> Option<String> {
-        self.name_problem().or_else(|| self.length_problem()).or_else(|| self.layer_problem())
+        self.name_problem()
+            .or_else(|| self.length_problem())
+            .or_else(|| self.layer_problem())
+            .or_else(|| self.scale_problem())
     }
 
     fn name_problem(&self) -> Option<String> {
@@ -220,7 +244,7 @@ impl ArraySpec {
         let Some(row) = self
             .inner
             .iter()
-            .try_fold(self.dtype.size(), |bytes, n| bytes.checked_mul(*n))
+            .try_fold(self.dtype.staged().size(), |bytes, n| bytes.checked_mul(*n))
             .filter(|bytes| (1..=MAX_ROW_BYTES).contains(bytes))
         else {
             return Some(format!("a row of {:?} elements is empty or too large", self.inner));
@@ -263,8 +287,14 @@ impl ArraySpec {
         self.layers.is_empty().then(|| "no layer of it is captured".into())
     }
 
-    /// The array's `zarr.json` at `n_row` rows; the same bytes for the same description.
-    pub(crate) fn metadata(&self, n_row: usize) -> Vec<u8> {
+    fn scale_problem(&self) -> Option<String> {
+        (self.dtype == Dtype::I8 && !self.statistics)
+            .then(|| "int8 has its scales in the statistics, which it does not keep".into())
+    }
+
+    /// The array's `zarr.json` at `n_row` rows; the same bytes for the same description. `errors` are what is known
+    /// to be lost of each layer of a lossy array.
+    pub(crate) fn metadata(&self, n_row: usize, errors: &[LayerError]) -> Vec<u8> {
         let mut shard = self.shape(self.shard_rows);
         let mut chunk = self.shape(self.chunk_rows);
         if self.n_layer.is_some() {
@@ -285,12 +315,19 @@ impl ArraySpec {
                 "index_location": "end",
             },
         });
-        let fill = if self.dtype == Dtype::I32 { json!(-1) } else { json!("NaN") };
+        let fill = match self.dtype {
+            Dtype::I32 => json!(-1),
+            Dtype::I8 => json!(NAN_CODE),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => json!("NaN"),
+        };
         let mut attributes = serde_json::Map::new();
         if self.n_layer.is_some() {
             attributes.insert("layers".into(), json!(self.layers));
         }
         attributes.insert("row_space".into(), json!(self.row_space.as_str()));
+        if !errors.is_empty() {
+            attributes.insert("error".into(), json!(errors));
+        }
         ArrayMetadata::new(self.shape(n_row), self.dtype.as_str(), shard, fill, vec![sharding])
             .with(self.dimension_names.clone(), Value::Object(attributes))
             .render()
@@ -301,7 +338,10 @@ impl ArraySpec {
         let layered = self.n_layer.is_some();
         let axes = |n_chunk: usize, n_layer: usize| -> Vec<usize> {
             let layer = layered.then_some(n_layer);
-            std::iter::once(n_chunk).chain(layer).chain([4, self.row_len()]).collect()
+            std::iter::once(n_chunk)
+                .chain(layer)
+                .chain([self.statistic_names().len(), self.row_len()])
+                .collect()
         };
         let shape = axes(n_row.div_ceil(self.chunk_rows), self.n_layer.unwrap_or(1));
         let chunk = axes(self.shard_chunks(), 1);
@@ -312,7 +352,7 @@ impl ArraySpec {
         dimension_names.extend(["statistic".into(), "feature".into()]);
         let attributes = json!({
             "chunk_rows": self.chunk_rows,
-            "statistic": ["min", "max", "mean", "m2"],
+            "statistic": self.statistic_names(),
         });
         let codecs = vec![bytes_codec(), json!({"name": "crc32c"})];
         ArrayMetadata::new(shape, Dtype::F32.as_str(), chunk, json!("NaN"), codecs)
@@ -327,6 +367,14 @@ impl ArraySpec {
         let Some(n_row) = n_chunk.checked_mul(self.chunk_rows) else { return false };
         serde_json::from_slice::<Value>(&self.statistics_metadata(n_row))
             .is_ok_and(|ours| ours == *value)
+    }
+
+    /// What a lossy array's `zarr.json` says is lost of each layer, in the order of its `layers`; nothing where it
+    /// does not say.
+    pub(crate) fn parse_errors(bytes: &[u8]) -> Vec<LayerError> {
+        let stated = |value: Value| value.pointer("/attributes/error").cloned();
+        let value = serde_json::from_slice(bytes).ok().and_then(stated);
+        value.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
     }
 
     /// Reads an array's `zarr.json`; returns the description and the stated number of rows.

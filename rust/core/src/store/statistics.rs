@@ -1,5 +1,8 @@
 //! Per-chunk statistics: min, max, mean and m2 of every feature, over the finite values of a chunk's rows.
 //!
+//! They are of the values that readers see: of codes those that are decoded. Scale, `error_max` and `error_m2`
+//! follow them there; `quantise` makes those.
+//!
 //! `m2` is the sum of squared deviations from the mean. Sums are kept in `f64` and shifted by the first
 //! finite value, which is itself one of the values, so that cancellation costs at most a factor of the
 //! number of rows.
@@ -23,8 +26,8 @@ use crate::{
     vector::{self, widest},
 };
 
-/// Numbers kept per chunk and feature: min, max, mean, m2.
-pub(crate) const N_STATISTIC: usize = 4;
+/// Where a chunk's scales stand in its statistics.
+const SCALE: usize = 4;
 
 /// Rows decoded at a time.
 const BLOCK: usize = 16;
@@ -50,15 +53,23 @@ impl Accumulator {
         row_len * (4 * BLOCK + 4 * 4 + 2 * 8)
     }
 
-    /// Statistics of `rows` (`[row, row_len]`, little-endian `dtype`) appended to `out` as `[4, row_len]` `f32`.
-    pub(crate) fn chunk(&mut self, dtype: Dtype, row_len: usize, rows: &[u8], out: &mut Vec<u8>) {
+    /// Statistics of `rows` (`[row, row_len]`, little-endian `dtype`, with the `scales` of codes) appended to `out`
+    /// as `[4, row_len]` `f32`.
+    pub(crate) fn chunk(
+        &mut self,
+        dtype: Dtype,
+        scales: &[u8],
+        row_len: usize,
+        rows: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         self.reset(row_len);
         let row_bytes = row_len * dtype.size();
         // The first row gives the shifts, so it goes alone.
         let (first, rest) = rows.split_at(row_bytes.min(rows.len()));
         for block in std::iter::once(first).chain(rest.chunks(BLOCK * row_bytes)) {
             let n = block.len() / row_bytes;
-            f32::decode(dtype, block, &mut self.rows[..n * row_len]);
+            f32::decode(dtype, scales, block, &mut self.rows[..n * row_len]);
             let finite = widest!(vector::is_finite(&self.rows[..n * row_len]));
             if finite && self.count.iter().all(|n| *n > 0) {
                 self.add_finite(n);
@@ -161,7 +172,7 @@ fn refill<T: Copy>(buffer: &mut Vec<T>, n: usize, value: T) {
 /// Counts NaN and infinite values in little-endian `dtype` bytes.
 pub(crate) fn count_nonfinite(dtype: Dtype, bytes: &[u8]) -> (u64, u64) {
     match dtype {
-        Dtype::I32 => (0, 0),
+        Dtype::I32 | Dtype::I8 => (0, 0),
         Dtype::F16 => count16(bytes, 0x7c00),
         Dtype::Bf16 => count16(bytes, 0x7f80),
         Dtype::F32 => {
@@ -245,7 +256,12 @@ impl Statistics {
         self.physical_rows.div_ceil(self.spec.chunk_rows)
     }
 
-    /// Reads `[chunk, 4, feature]` (min, max, mean, m2) of one layer; `layer` is 0 where there is no layer axis.
+    /// Numbers kept of each chunk and feature: min, max, mean, m2, and of int8 scale, `error_max`, `error_m2`.
+    pub fn n_statistic(&self) -> usize {
+        self.spec.statistic_names().len()
+    }
+
+    /// Reads `[chunk, statistic, feature]` of one layer; `layer` is 0 where there is no layer axis.
     ///
     /// # Errors
     /// For a layer that was not captured, a chunk out of range, or a file that is missing or altered.
@@ -259,7 +275,7 @@ impl Statistics {
                 length: self.n_chunk(),
             });
         }
-        let width = N_STATISTIC * self.spec.row_len();
+        let width = self.n_statistic() * self.spec.row_len();
         let mut values = Vec::new();
         let mut next = chunks.start;
         while next < chunks.end {
@@ -271,6 +287,7 @@ impl Statistics {
             values.resize(start + n * width, 0.0);
             f32::decode(
                 Dtype::F32,
+                &[],
                 &bytes[first * width * 4..][..n * width * 4],
                 &mut values[start..],
             );
@@ -296,7 +313,8 @@ impl Statistics {
         for start in (0..self.n_chunk()).step_by(step) {
             let end = (start + step).min(self.n_chunk());
             let values = self.read(start..end, layer)?;
-            for (chunk, statistics) in (start..end).zip(values.chunks_exact(N_STATISTIC * f)) {
+            for (chunk, statistics) in (start..end).zip(values.chunks_exact(self.n_statistic() * f))
+            {
                 let first = chunk * self.spec.chunk_rows;
                 all.merge(statistics, self.spec.chunk_rows.min(self.physical_rows - first));
             }
@@ -321,7 +339,7 @@ impl Statistics {
 }
 
 impl Moments {
-    /// Adds a chunk of `n` rows; `statistics` is `[4, feature]`. Features without a finite value are skipped.
+    /// Adds a chunk of `n` rows; `statistics` is `[statistic, feature]`. Features without a finite value are skipped.
     fn merge(&mut self, statistics: &[f32], n: usize) {
         let f = self.mean.len();
         let total = (self.n_row + n) as f64;
@@ -348,30 +366,50 @@ pub(crate) fn shard_bytes(spec: &ArraySpec) -> usize {
 
 /// Bytes of one chunk's statistics.
 pub(crate) fn chunk_bytes(spec: &ArraySpec) -> usize {
-    N_STATISTIC * spec.row_len() * Dtype::F32.size()
+    spec.statistic_names().len() * spec.row_len() * Dtype::F32.size()
 }
 
-/// Reads one statistics file, `[chunk, 4, feature]` as bytes, and checks its length and checksum.
+/// Where the scales of a chunk stand in its shard's statistics.
+pub(crate) fn scales_at(spec: &ArraySpec, chunk: usize) -> Range<usize> {
+    let n = spec.row_len() * Dtype::F32.size();
+    let start = chunk * chunk_bytes(spec) + SCALE * n;
+    start..start + n
+}
+
+/// Reads one statistics file, `[chunk, statistic, feature]` as bytes, and checks its length and checksum.
 pub(crate) fn read_shard(
     folder: &Path,
     spec: &ArraySpec,
     shard: usize,
     layer: Option<usize>,
 ) -> Result<Vec<u8>> {
-    let path = folder.join(ArraySpec::statistics_key(shard, layer));
-    let file = Blob::open(&path)?;
-    let (length, expected) = (file.length(&path)?, shard_bytes(spec) + CRC);
-    if length != expected as u64 {
-        return Err(Error::damaged(
-            &path,
-            format!("it is {length} bytes long instead of {expected}"),
-        ));
-    }
-    let mut bytes = vec![0; expected];
-    file.read_at(&path, &mut bytes, 0)?;
-    if split_crc(&bytes).is_none() {
-        return Err(Error::damaged(&path, "its checksum does not hold"));
-    }
-    bytes.truncate(expected - CRC);
+    let mut bytes = read_file(&folder.join(ArraySpec::statistics_key(shard, layer)), spec)?;
+    bytes.truncate(bytes.len() - CRC);
     Ok(bytes)
+}
+
+/// Reads one statistics file whole, its checksum too, which is checked.
+pub(crate) fn read_file(path: &Path, spec: &ArraySpec) -> Result<Vec<u8>> {
+    let file = Blob::open(path)?;
+    let mut bytes = vec![0; check_length(path, spec, file.length(path)?)?];
+    file.read_at(path, &mut bytes, 0)?;
+    check_sum(path, &bytes)?;
+    Ok(bytes)
+}
+
+/// Checks the length of a statistics file, and returns it.
+pub(crate) fn check_length(path: &Path, spec: &ArraySpec, length: u64) -> Result<usize> {
+    let expected = shard_bytes(spec) + CRC;
+    if length == expected as u64 {
+        return Ok(expected);
+    }
+    Err(Error::damaged(path, format!("it is {length} bytes long instead of {expected}")))
+}
+
+/// Checks the bytes of a statistics file against the checksum at their end.
+pub(crate) fn check_sum(path: &Path, bytes: &[u8]) -> Result<()> {
+    match split_crc(bytes) {
+        Some(_) => Ok(()),
+        None => Err(Error::damaged(path, "its checksum does not hold")),
+    }
 }

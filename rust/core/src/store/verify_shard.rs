@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::{
     blob::Blob,
+    dtype::Dtype,
     index::{Entry, ShardIndex, decode_chunk, index_bytes},
     spec::ArraySpec,
-    statistics::{self, Accumulator, chunk_bytes},
+    statistics::{self, Accumulator, chunk_bytes, scales_at},
     verify::Check,
 };
 
@@ -121,11 +122,13 @@ impl ShardCheck<'_> {
         }
         let size = chunk_bytes(self.spec);
         let stated = &statistics[chunk * size..(chunk + 1) * size];
+        let is_lossy = self.spec.dtype == Dtype::I8;
+        let scales = if is_lossy { &statistics[scales_at(self.spec, chunk)] } else { &[] };
         let mut agrees = |n_row: usize| {
             let mut found = Vec::with_capacity(size);
             let bytes = &rows[..n_row * self.spec.row_bytes()];
-            accumulator.chunk(self.spec.dtype, self.spec.row_len(), bytes, &mut found);
-            found == stated
+            accumulator.chunk(self.spec.dtype, scales, self.spec.row_len(), bytes, &mut found);
+            found == stated[..found.len()]
         };
         // A crash after a tail was replaced and before its commit leaves statistics of more rows.
         let partial = committed < self.spec.chunk_rows;

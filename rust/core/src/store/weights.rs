@@ -93,7 +93,7 @@ impl Weights {
             let bytes = &mut block[..out.len() * dtype.size()];
             let offset = self.data_start + (start + i * at_a_time) as u64;
             self.file.read_at(&self.path, bytes, offset)?;
-            f32::decode(dtype, bytes, out);
+            f32::decode(dtype, &[], bytes, out);
         }
         Ok(Tensor { shape: info.shape.clone(), data })
     }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::interrupt;
 use crate::kernels::knn::{KnnAccumulator, Metric, Neighbours};
 use crate::store::array::{Rows, SiteArray};
-use crate::store::statistics::{N_STATISTIC, Statistics};
+use crate::store::statistics::Statistics;
 
 /// Chunks of the first round. Each round is twice the one before, so that a search whose bounds exclude nothing
 /// soon works on whole blocks.
@@ -60,7 +60,7 @@ fn ranked(
         interrupt::check()?;
         let end = (start + per_shard).min(n_chunk);
         let statistics = kept.read(start..end, layer)?;
-        for (chunk, of_chunk) in (start..end).zip(statistics.chunks_exact(N_STATISTIC * d)) {
+        for (chunk, of_chunk) in (start..end).zip(statistics.chunks_exact(kept.n_statistic() * d)) {
             let (least, most) = of_chunk[..2 * d].split_at(d);
             chunks.push((nearest.best_key_within(least, most), chunk));
         }

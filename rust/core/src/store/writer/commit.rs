@@ -107,8 +107,11 @@ impl Writer {
             return self.grown_metadata(request, before);
         }
         let mut finished = Vec::new();
-        for spec in &self.arrays {
-            finished.extend(array_metadata(&self.path, spec, request.rows.get(spec.row_space))?);
+        for (spec, first) in self.arrays.iter().zip(&self.first_lane) {
+            let lanes = &self.shared.lanes[*first..first + spec.layer_keys().len()];
+            let errors: Vec<_> = lanes.iter().filter_map(super::Lane::error).collect();
+            let n_row = request.rows.get(spec.row_space);
+            finished.extend(array_metadata(&self.path, spec, n_row, &errors)?);
         }
         Ok(finished)
     }

@@ -21,9 +21,11 @@ use crate::{
     store::{
         commit::{self, Commit, CommitArray, RowCounts},
         counters::Counters,
+        dtype::Dtype,
         files::{self, Finished},
         objects,
-        open::{FORMAT, open_array, read_attributes},
+        open::{FORMAT, array_json, open_array, read_attributes},
+        quantise::LayerError,
         spec::{ArraySpec, group_metadata},
     },
 };
@@ -121,6 +123,7 @@ pub(super) struct Existing {
 impl Existing {
     pub(super) fn look(path: &Path) -> Result<Self> {
         read_attributes(path)?;
+        refuse_lossy(path)?;
         let folders = Folders::of(path);
         let lock = lock_and_clean(&folders)?;
         let latest = commit::latest(path)?;
@@ -135,6 +138,23 @@ impl Existing {
         let next = commit::numbers(path)?.last().map_or(0, |number| number + 1);
         Ok(Self { folders, lock, last, next, stored, growing })
     }
+}
+
+/// Refuses to add to rows that are codes, before anything of the store is touched: a chunk's scales are of all of its
+/// rows, and what is lost was measured against rows that are gone.
+fn refuse_lossy(path: &Path) -> Result<()> {
+    let latest = commit::latest(path)?;
+    let commit = latest.interrupted.unwrap_or(latest.numbered);
+    if commit.published_rows() == RowCounts::default() {
+        return Ok(());
+    }
+    for name in commit.arrays.keys() {
+        let (file, json) = array_json(path, name, &commit)?;
+        if ArraySpec::parse(&file, name, &json)?.0.dtype == Dtype::I8 {
+            return Err(Error::LossyStore { path: path.to_owned(), array: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// The arrays that readers of a commit see.
@@ -167,7 +187,7 @@ impl Limits {
             return Ok(Self { threads: 1, queue: 1, spare: 0, job: 1 });
         };
         let scratch = Scratch::bytes(widest);
-        let row = arrays.iter().map(ArraySpec::row_bytes).max().unwrap_or(1);
+        let row = arrays.iter().map(ArraySpec::staged_row_bytes).max().unwrap_or(1);
         // Converting 16-bit rows of one format to the other passes through a second copy of the job.
         let needed = scratch.saturating_add(row.saturating_mul(2));
         if options.memory_bytes < needed {
@@ -236,7 +256,7 @@ pub(super) fn write_metadata(store: &Path, arrays: &[ArraySpec]) -> Result<()> {
     for spec in arrays {
         groups.extend(spec.path.split('/').next());
         groups.extend(spec.statistics.then_some("statistics"));
-        finished.extend(array_metadata(store, spec, 0)?);
+        finished.extend(array_metadata(store, spec, 0, &[])?);
     }
     for group in groups {
         finished.extend(Finished::beside(store.join(group).join("zarr.json"), &group_metadata())?);
@@ -249,8 +269,10 @@ pub(super) fn array_metadata(
     store: &Path,
     spec: &ArraySpec,
     n_row: usize,
+    errors: &[LayerError],
 ) -> Result<impl Iterator<Item = Finished>> {
-    let array = Finished::beside(store.join(&spec.path).join("zarr.json"), &spec.metadata(n_row))?;
+    let json = spec.metadata(n_row, errors);
+    let array = Finished::beside(store.join(&spec.path).join("zarr.json"), &json)?;
     let statistics = if spec.statistics {
         let file = store.join("statistics").join(spec.name()).join("zarr.json");
         Finished::beside(file, &spec.statistics_metadata(n_row))?

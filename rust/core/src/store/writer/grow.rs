@@ -24,6 +24,7 @@ use crate::{
     site::RowSpace,
     store::{
         commit::{Commit, CommitArray, Growth, RowCounts},
+        dtype::Dtype,
         files::{self, Finished},
         open::array_json,
         spec::ArraySpec,
@@ -124,11 +125,8 @@ impl Writer {
         if self.ends_growth(request, before) {
             for spec in &self.arrays {
                 let whole = with_stored_layers(spec, before);
-                finished.extend(array_metadata(
-                    &self.path,
-                    &whole,
-                    before.rows.get(spec.row_space),
-                )?);
+                let n_row = before.rows.get(spec.row_space);
+                finished.extend(array_metadata(&self.path, &whole, n_row, &[])?);
             }
         }
         Ok(finished)
@@ -196,6 +194,9 @@ fn with_stored_layers(spec: &ArraySpec, commit: &Commit) -> ArraySpec {
 
 /// Why these arrays cannot be added, if they cannot.
 fn obstacle(found: &Existing, arrays: &[ArraySpec]) -> Option<String> {
+    if let Some(spec) = arrays.iter().find(|spec| spec.dtype == Dtype::I8) {
+        return Some(format!("`{}` would be int8, which a new store alone can be", spec.path));
+    }
     if found.last.growth.is_some() {
         return Some("other arrays are being added; go on with those first".into());
     }

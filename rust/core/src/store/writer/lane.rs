@@ -14,13 +14,16 @@ use std::{
 use super::{
     cut::Piece,
     progress::Progress,
-    stage::{Folders, Scratch, Stage},
+    stage::{Folders, Kept, Scratch, Stage},
 };
 use crate::{
     error::{Error, Result},
     store::{
+        dtype::Dtype,
         files::{self, Finished},
-        spec::{ArraySpec, Codec},
+        index::Entry,
+        quantise::{LayerError, Loss},
+        spec::ArraySpec,
         statistics::count_nonfinite,
     },
 };
@@ -46,6 +49,14 @@ pub(super) struct State {
     pub(super) sealed: BTreeMap<usize, bool>,
     /// Files that wait for the next commit.
     pub(super) finished: Vec<Finished>,
+    /// What the codes of each chunk lose. By chunk, because sums depend on their order.
+    lost: BTreeMap<usize, Loss>,
+}
+
+impl State {
+    pub(super) fn set_lost(&mut self, chunk: usize, loss: Option<Loss>) {
+        self.lost.extend(loss.map(|loss| (chunk, loss)));
+    }
 }
 
 impl Lane {
@@ -71,6 +82,12 @@ impl Lane {
         (self.nan.load(Relaxed), self.inf.load(Relaxed))
     }
 
+    /// What is lost of the layer so far, if it is stored as codes.
+    pub(super) fn error(&self) -> Option<LayerError> {
+        let loss = || self.lock().lost.values().copied().fold(Loss::default(), Loss::and);
+        (self.spec.dtype == Dtype::I8).then(|| loss().stated())
+    }
+
     /// Rows up to which all shards are full and finished.
     pub(super) fn sealed_rows(&self) -> usize {
         let state = self.lock();
@@ -81,9 +98,9 @@ impl Lane {
         shard * self.spec.shard_rows
     }
 
-    /// Takes rows of one chunk, in the stored dtype, in the order of the piece's runs.
+    /// Takes rows of one chunk, in the dtype that they are staged in, in the order of the piece's runs.
     pub(super) fn take(&self, piece: &Piece, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
-        let (nan, inf) = count_nonfinite(self.spec.dtype, bytes);
+        let (nan, inf) = count_nonfinite(self.spec.dtype.staged(), bytes);
         self.nan.fetch_add(nan, Relaxed);
         self.inf.fetch_add(inf, Relaxed);
         let (shard, chunk) =
@@ -151,8 +168,8 @@ impl Lane {
         rows: &[u8],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        stage.write_statistics(chunk, rows, &mut scratch.accumulator, &mut scratch.statistics)?;
-        if self.spec.codec == Codec::None {
+        stage.write_statistics(chunk, rows, &mut scratch.kept)?;
+        if !self.spec.is_packed() {
             stage.write_rows(chunk, std::iter::once((0, self.spec.chunk_rows)), rows)?;
             stage.write_crc(chunk, rows)?;
             self.with_progress(shard, |progress| progress.n_done += 1);
@@ -164,7 +181,7 @@ impl Lane {
             mine.then(|| progress.encoded_end())
         });
         if let Some(Some(offset)) = at {
-            let entry = stage.append(offset, rows)?;
+            let entry = self.append(stage, shard, (chunk, offset), rows, &mut scratch.kept)?;
             self.with_progress(shard, |progress| {
                 progress.set_ready(chunk);
                 progress.encoded.push(entry);
@@ -197,8 +214,8 @@ impl Lane {
         }
         stage.read_rows(chunk, chunk_rows, &mut scratch.chunk)?;
         let rows = &scratch.chunk;
-        stage.write_statistics(chunk, rows, &mut scratch.accumulator, &mut scratch.statistics)?;
-        if self.spec.codec == Codec::None {
+        stage.write_statistics(chunk, rows, &mut scratch.kept)?;
+        if !self.spec.is_packed() {
             stage.write_crc(chunk, rows)?;
             self.with_progress(shard, |progress| progress.n_done += 1);
             return Ok(());
@@ -207,7 +224,7 @@ impl Lane {
         self.append_ready(stage, shard, scratch)
     }
 
-    /// Appends compressed chunks as long as the next one is full and nobody else is at it.
+    /// Appends packed chunks as long as the next one is full and nobody else is at it.
     fn append_ready(&self, stage: &Stage<'_>, shard: usize, scratch: &mut Scratch) -> Result<()> {
         loop {
             let next = self.with_progress(shard, |progress| {
@@ -217,13 +234,28 @@ impl Lane {
             });
             let Some(Some((chunk, offset))) = next else { return Ok(()) };
             stage.read_rows(chunk, self.spec.chunk_rows, &mut scratch.chunk)?;
-            let entry = stage.append(offset, &scratch.chunk)?;
+            let Scratch { chunk: rows, kept, .. } = scratch;
+            let entry = self.append(stage, shard, (chunk, offset), rows, kept)?;
             self.with_progress(shard, |progress| {
                 progress.encoded.push(entry);
                 progress.n_done += 1;
                 progress.appending = false;
             });
         }
+    }
+
+    /// Packs the chunk at a place in the shard, (number, offset), and notes what that loses.
+    fn append(
+        &self,
+        stage: &Stage<'_>,
+        shard: usize,
+        (chunk, offset): (usize, u64),
+        rows: &[u8],
+        kept: &mut Kept,
+    ) -> Result<Entry> {
+        let (entry, loss) = stage.append(chunk, offset, rows, kept)?;
+        self.lock().set_lost(shard * self.spec.shard_chunks() + chunk, loss);
+        Ok(entry)
     }
 
     fn seal_if_full(&self, stage: &Stage<'_>, shard: usize, scratch: &mut Scratch) -> Result<()> {
@@ -236,7 +268,8 @@ impl Lane {
             state.open.remove(&shard)
         };
         if let Some(progress) = full {
-            let finished = files::send(stage.seal(&progress.encoded, &mut scratch.statistics)?)?;
+            let finished =
+                files::send(stage.seal(&progress.encoded, &mut scratch.kept.statistics)?)?;
             let mut state = self.lock();
             state.sealed.insert(shard, true);
             state.finished.extend(finished);

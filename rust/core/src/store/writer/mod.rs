@@ -129,7 +129,7 @@ struct State {
 }
 
 enum Job {
-    /// Rows of one chunk, in the stored dtype.
+    /// Rows of one chunk, in the dtype that they are staged in.
     Rows { lane: usize, piece: Piece, bytes: Vec<u8> },
     /// Finish what lies below row `visible` of the last shard.
     Tail { lane: usize, visible: usize, last: bool },
@@ -184,13 +184,14 @@ impl Writer {
         let (lane_number, lane) = self.lane(array, layer)?;
         let spec = &lane.spec;
         check_source(spec, src, row_len, runs)?;
-        let max_rows = (self.job_bytes / spec.row_bytes()).max(1);
+        let row_bytes = spec.staged_row_bytes();
+        let max_rows = (self.job_bytes / row_bytes).max(1);
         for piece in cut::cut(spec, lane.base, max_rows, runs) {
-            let n_bytes = piece.n_row() * spec.row_bytes();
+            let n_bytes = piece.n_row() * row_bytes;
             self.shared.queue.reserve(n_bytes)?;
             let mut bytes = self.shared.spare.take(n_bytes);
             for run in &piece.runs {
-                src.encode(spec.dtype, run.src_row * row_len, run.n * row_len, &mut bytes);
+                src.encode(spec.dtype.staged(), run.src_row * row_len, run.n * row_len, &mut bytes);
             }
             self.shared.queue.push(Job::Rows { lane: lane_number, piece, bytes }, n_bytes);
         }
@@ -295,7 +296,7 @@ fn check_source(spec: &ArraySpec, src: Source<'_>, row_len: usize, runs: &[Run])
         return Err(Error::Length { what, found: row_len, expected: spec.row_len() });
     }
     // Beyond this, byte offsets could overflow.
-    let limit = usize::MAX / 16 / spec.row_bytes();
+    let limit = usize::MAX / 16 / spec.staged_row_bytes();
     for run in runs {
         let end = run.src_row.checked_add(run.n).and_then(|rows| rows.checked_mul(row_len));
         if end.is_none_or(|end| end > src.len()) {

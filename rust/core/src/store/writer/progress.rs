@@ -13,9 +13,9 @@ pub(super) struct Progress {
     ready: Vec<bool>,
     /// Chunks that need nothing but the index.
     pub(super) n_done: usize,
-    /// Compressed chunks, in order, with where they lie in the staged shard.
+    /// Packed chunks, in order, with where they lie in the staged shard.
     pub(super) encoded: Vec<Entry>,
-    /// A thread is appending compressed chunks.
+    /// A thread is appending packed chunks.
     pub(super) appending: bool,
 }
 
@@ -59,13 +59,13 @@ impl Progress {
         self.ready[chunk] = true;
     }
 
-    /// The next compressed chunk to append, if it is full.
+    /// The next packed chunk to append, if it is full.
     pub(super) fn next_to_append(&self) -> Option<usize> {
         let next = self.encoded.len();
         self.ready.get(next).is_some_and(|ready| *ready).then_some(next)
     }
 
-    /// Where the next compressed chunk goes.
+    /// Where the next packed chunk goes.
     pub(super) fn encoded_end(&self) -> u64 {
         self.encoded.last().map_or(0, |entry| entry.offset + entry.nbytes)
     }

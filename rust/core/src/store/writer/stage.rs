@@ -1,7 +1,7 @@
 //! The staging files of one shard under construction, and how they become public.
 //!
-//! `*.shard` becomes the shard: chunks at their final places (plain) or appended in order (compressed).
-//! `*.raw` holds the rows of compressed chunks that are not full yet. `*.stat` becomes the statistics.
+//! `*.shard` becomes the shard: chunks at their final places (plain) or appended in order (packed: compressed, or
+//! made of codes). `*.raw` holds the rows of packed chunks that are not full yet. `*.stat` becomes the statistics.
 //! Files are opened for each use and closed after it, so that many open shards need few handles.
 
 use std::{
@@ -19,6 +19,7 @@ use crate::{
         files::{self, Finished},
         index::{CRC, Entry, ShardIndex, append_crc, encode_chunk},
         objects,
+        quantise::{Loss, Quantiser},
         spec::{ArraySpec, Codec},
         statistics::{Accumulator, chunk_bytes, shard_bytes},
     },
@@ -29,8 +30,15 @@ use crate::{
 pub(super) struct Scratch {
     pub(super) stored: Vec<u8>,
     pub(super) chunk: Vec<u8>,
+    pub(super) kept: Kept,
+}
+
+/// What is made of a full chunk besides its bytes.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
     pub(super) statistics: Vec<u8>,
-    pub(super) accumulator: Accumulator,
+    accumulator: Accumulator,
+    quantiser: Quantiser,
 }
 
 impl Scratch {
@@ -40,13 +48,25 @@ impl Scratch {
             Codec::None => spec.chunk_bytes() + CRC,
             Codec::Zstd => crate::store::index::encoded_bound(spec),
         };
+        let codes = if spec.dtype == Dtype::I8 {
+            spec.chunk_bytes() + Quantiser::bytes(spec.row_len())
+        } else {
+            0
+        };
         let kept = if spec.statistics {
             shard_bytes(spec) + CRC + Accumulator::bytes(spec.row_len())
         } else {
             0
         };
         // One packed chunk as read, one as written, and the decoded rows between them.
-        spec.chunk_bytes() + 2 * packed + kept
+        spec.staged_row_bytes() * spec.chunk_rows + codes + 2 * packed + kept
+    }
+}
+
+impl Kept {
+    /// The codes that were made last, a whole chunk of them.
+    pub(super) fn codes(&self) -> &[u8] {
+        &self.quantiser.codes
     }
 }
 
@@ -130,11 +150,10 @@ impl<'a> Stage<'a> {
 
     /// The file that holds rows until their chunk is full, and where chunk `chunk` starts in it.
     fn rows_at(&self, chunk: usize) -> (&Path, u64) {
-        let (file, stride) = match self.spec.codec {
-            Codec::None => (&self.shard_file, self.spec.chunk_bytes() + CRC),
-            Codec::Zstd => (&self.raw_file, self.spec.chunk_bytes()),
-        };
-        (file, (chunk * stride) as u64)
+        if !self.spec.is_packed() {
+            return (&self.shard_file, self.plain_offset(chunk));
+        }
+        (&self.raw_file, (chunk * self.spec.chunk_rows * self.spec.staged_row_bytes()) as u64)
     }
 
     /// Where the plain chunk `chunk` starts in the staged shard.
@@ -151,7 +170,7 @@ impl<'a> Stage<'a> {
     ) -> Result<()> {
         let (path, start) = self.rows_at(chunk);
         let file = files::open_write(path)?;
-        let row_bytes = self.spec.row_bytes();
+        let row_bytes = self.spec.staged_row_bytes();
         let mut rest = bytes;
         for (first, n) in merged(runs) {
             let (mine, after) = rest.split_at(n * row_bytes);
@@ -164,7 +183,7 @@ impl<'a> Stage<'a> {
     /// Reads the first `n_row` rows of a chunk back into `out`, which becomes exactly that long.
     pub(super) fn read_rows(&self, chunk: usize, n_row: usize, out: &mut Vec<u8>) -> Result<()> {
         let (path, start) = self.rows_at(chunk);
-        out.resize(n_row * self.spec.row_bytes(), 0);
+        out.resize(n_row * self.spec.staged_row_bytes(), 0);
         files::read_at(&files::open(path)?, path, out, start)
     }
 
@@ -177,31 +196,65 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Compresses a chunk and writes it at `offset` of the staged shard.
-    pub(super) fn append(&self, offset: u64, rows: &[u8]) -> Result<Entry> {
-        let bytes = encode_chunk(self.spec, &self.shard_file, rows)?;
+    /// Packs a full chunk and writes it at `offset` of the staged shard; says what its codes lose, if they are that.
+    pub(super) fn append(
+        &self,
+        chunk: usize,
+        offset: u64,
+        rows: &[u8],
+        kept: &mut Kept,
+    ) -> Result<(Entry, Option<Loss>)> {
+        let is_lossy = self.spec.dtype == Dtype::I8;
+        let loss = if is_lossy { self.describe(&self.stat_file, chunk, rows, kept)? } else { None };
+        let plain = if is_lossy { kept.codes() } else { rows };
+        let bytes = encode_chunk(self.spec, &self.shard_file, plain)?;
         let file = files::open_write(&self.shard_file)?;
         files::write_at(&file, &self.shard_file, &bytes, offset)?;
         files::begin_sync(&file, offset, bytes.len());
-        Ok(Entry { offset, nbytes: bytes.len() as u64 })
+        Ok((Entry { offset, nbytes: bytes.len() as u64 }, loss))
     }
 
-    /// Computes and writes a chunk's statistics from its rows.
+    /// Computes and writes a full chunk's statistics from its rows. Those of codes are made when they are.
     pub(super) fn write_statistics(
         &self,
         chunk: usize,
         rows: &[u8],
-        accumulator: &mut Accumulator,
-        buffer: &mut Vec<u8>,
+        kept: &mut Kept,
     ) -> Result<()> {
-        if !self.spec.statistics {
-            return Ok(());
+        if self.spec.dtype != Dtype::I8 {
+            self.describe(&self.stat_file, chunk, rows, kept)?;
         }
-        buffer.clear();
-        accumulator.chunk(self.spec.dtype, self.spec.row_len(), rows, buffer);
-        let file = files::open_write(&self.stat_file)?;
-        let offset = (chunk * chunk_bytes(self.spec)) as u64;
-        files::write_at(&file, &self.stat_file, buffer, offset)
+        Ok(())
+    }
+
+    /// Writes a chunk's statistics to `path`; makes codes of its rows first, a chunk of them, where it holds codes.
+    pub(super) fn describe(
+        &self,
+        path: &Path,
+        chunk: usize,
+        rows: &[u8],
+        kept: &mut Kept,
+    ) -> Result<Option<Loss>> {
+        let spec = self.spec;
+        if !spec.statistics {
+            return Ok(None);
+        }
+        let Kept { statistics, accumulator, quantiser } = kept;
+        statistics.clear();
+        let loss = if spec.dtype == Dtype::I8 {
+            let loss = quantiser.chunk(spec.row_len(), rows);
+            let (codes, scales) = (&quantiser.codes, &quantiser.scales);
+            accumulator.chunk(spec.dtype, scales, spec.row_len(), codes, statistics);
+            quantiser.render(statistics);
+            quantiser.codes.resize(spec.chunk_bytes(), spec.dtype.fill()[0]);
+            Some(loss)
+        } else {
+            accumulator.chunk(spec.dtype, &[], spec.row_len(), rows, statistics);
+            None
+        };
+        let file = files::open_write(path)?;
+        files::write_at(&file, path, statistics, (chunk * chunk_bytes(spec)) as u64)?;
+        Ok(loss)
     }
 
     /// Finishes a shard: `tail` goes behind byte `end` of `file`.
@@ -236,12 +289,11 @@ impl<'a> Stage<'a> {
     /// Finishes a shard whose chunks are all done, and its statistics.
     pub(super) fn seal(&self, encoded: &[Entry], buffer: &mut Vec<u8>) -> Result<Vec<Finished>> {
         let n = self.spec.shard_chunks();
-        let (index, end) = match self.spec.codec {
-            Codec::None => (ShardIndex::uncompressed(self.spec, n), self.plain_offset(n)),
-            Codec::Zstd => (
-                ShardIndex { entries: encoded.iter().copied().map(Some).collect() },
-                encoded.last().map_or(0, |entry| entry.offset + entry.nbytes),
-            ),
+        let (index, end) = if self.spec.is_packed() {
+            let index = ShardIndex { entries: encoded.iter().copied().map(Some).collect() };
+            (index, encoded.last().map_or(0, |entry| entry.offset + entry.nbytes))
+        } else {
+            (ShardIndex::uncompressed(self.spec, n), self.plain_offset(n))
         };
         let statistics = self.finish_statistics(&self.stat_file, n, buffer)?;
         let shard = self.finish_shard(&self.shard_file, end, &index.render())?;

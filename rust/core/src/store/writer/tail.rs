@@ -11,8 +11,10 @@ use crate::{
     error::{Error, Result},
     store::{
         blob::Blob,
+        dtype::Dtype,
         files::{self, Finished},
         index::{CRC, Entry, ShardIndex, decode_chunk, encode_chunk},
+        quantise::Loss,
         spec::Codec,
     },
 };
@@ -50,18 +52,19 @@ impl Stage<'_> {
     ) -> Result<()> {
         let rows = &scratch.chunk[..n * self.spec.row_bytes()];
         let full = progress.add_written(chunk, n, self.spec.chunk_rows);
-        if !full || self.spec.codec == Codec::None {
+        if !full || !self.spec.is_packed() {
             self.write_rows(chunk, std::iter::once((0, n)), rows)?;
         }
         if !full {
             return Ok(());
         }
-        self.write_statistics(chunk, rows, &mut scratch.accumulator, &mut scratch.statistics)?;
+        self.write_statistics(chunk, rows, &mut scratch.kept)?;
         match self.spec.codec {
             Codec::None => self.write_crc(chunk, rows)?,
             Codec::Zstd => {
                 progress.set_ready(chunk);
-                let entry = self.append(progress.encoded_end(), rows)?;
+                let (entry, _) =
+                    self.append(chunk, progress.encoded_end(), rows, &mut scratch.kept)?;
                 progress.encoded.push(entry);
             }
         }
@@ -69,14 +72,15 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Finishes a shard of only its first `n` rows; the staging files are consumed if `last`, else copied.
+    /// Finishes a shard of only its first `n` rows; the staging files are consumed if `last`, else copied. Says too
+    /// what the codes of its last chunk lose, if they are that.
     fn finish_tail(
         &self,
         progress: &Progress,
         n: usize,
         last: bool,
         scratch: &mut Scratch,
-    ) -> Result<Vec<Finished>> {
+    ) -> Result<(Vec<Finished>, Option<Loss>)> {
         let spec = self.spec;
         let (full, rest) = (n / spec.chunk_rows, n % spec.chunk_rows);
         if rest > 0 {
@@ -84,43 +88,32 @@ impl Stage<'_> {
         }
         let use_or_copy = |path: &Path| if last { Ok(path.to_owned()) } else { Stage::copy(path) };
         let (shard, stat) = (use_or_copy(&self.shard_file)?, use_or_copy(&self.stat_file)?);
-        let mut entries: Vec<Entry> = match spec.codec {
-            Codec::None => {
-                ShardIndex::uncompressed(spec, full).entries.into_iter().flatten().collect()
-            }
-            Codec::Zstd => progress.encoded[..full].to_vec(),
+        let mut entries: Vec<Entry> = if spec.is_packed() {
+            progress.encoded[..full].to_vec()
+        } else {
+            ShardIndex::uncompressed(spec, full).entries.into_iter().flatten().collect()
         };
         let end = entries.last().map_or(0, |entry| entry.offset + entry.nbytes);
-        let mut tail = Vec::new();
+        let (mut tail, mut lost) = (Vec::new(), None);
         if rest > 0 {
-            let chunk = &mut scratch.chunk;
-            if spec.statistics {
-                let rows = &chunk[..rest * spec.row_bytes()];
-                scratch.statistics.clear();
-                scratch.accumulator.chunk(
-                    spec.dtype,
-                    spec.row_len(),
-                    rows,
-                    &mut scratch.statistics,
-                );
-                let file = files::open_write(&stat)?;
-                let offset = (full * scratch.statistics.len()) as u64;
-                files::write_at(&file, &stat, &scratch.statistics, offset)?;
-            }
-            spec.dtype.fill_bytes(&mut chunk[rest * spec.row_bytes()..]);
-            tail = encode_chunk(spec, &shard, chunk)?;
+            let Scratch { chunk, kept, .. } = scratch;
+            let (rows, behind) = chunk.split_at_mut(rest * spec.staged_row_bytes());
+            lost = self.describe(&stat, full, rows, kept)?;
+            spec.dtype.staged().fill_bytes(behind);
+            let plain = if lost.is_some() { kept.codes() } else { chunk };
+            tail = encode_chunk(spec, &shard, plain)?;
             entries.push(Entry { offset: end, nbytes: tail.len() as u64 });
         }
         let n_chunk = entries.len();
         let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
         entries.resize(spec.shard_chunks(), None);
         tail.extend(ShardIndex { entries }.render());
-        let statistics = self.finish_statistics(&stat, n_chunk, &mut scratch.statistics)?;
+        let statistics = self.finish_statistics(&stat, n_chunk, &mut scratch.kept.statistics)?;
         let shard = self.finish_shard(&shard, end, &tail)?;
         if last {
             files::remove(&self.raw_file)?;
         }
-        Ok(in_order(shard, statistics))
+        Ok((in_order(shard, statistics), lost))
     }
 
     /// Reads the first `n` rows of the chunk that the tail ends in into a chunk-long `scratch.chunk`.
@@ -132,12 +125,19 @@ impl Stage<'_> {
         scratch: &mut Scratch,
     ) -> Result<()> {
         if let Some(entry) = progress.encoded.get(chunk) {
+            if self.spec.dtype == Dtype::I8 {
+                let why = format!(
+                    "`{}` is int8, of which a full chunk of {} rows is shown whole or not at all",
+                    self.spec.path, self.spec.chunk_rows
+                );
+                return Err(Error::BadCommit { why });
+            }
             let file = Blob::open(&self.shard_file)?;
             read_chunk(self, &file, &self.shard_file, chunk, *entry, scratch)?;
         } else {
             self.read_rows(chunk, n, &mut scratch.chunk)?;
         }
-        scratch.chunk.resize(self.spec.chunk_bytes(), 0);
+        scratch.chunk.resize(self.spec.chunk_rows * self.spec.staged_row_bytes(), 0);
         Ok(())
     }
 }
@@ -189,8 +189,9 @@ impl Lane {
             let row = progress.first_missing(n.min(shard_rows)).unwrap_or(shard_rows);
             return Err(self.missing(first * shard_rows + row));
         }
-        let finished = files::send(self.stage(first).finish_tail(progress, n, last, scratch)?)?;
-        state.finished.extend(finished);
+        let (finished, lost) = self.stage(first).finish_tail(progress, n, last, scratch)?;
+        state.finished.extend(files::send(finished)?);
+        state.set_lost((first * shard_rows + n) / self.spec.chunk_rows, lost);
         if last {
             state.open.remove(&first);
         }
