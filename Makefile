@@ -77,10 +77,6 @@ test-slow: build ## the tests that take longer
 	$(RUN) pytest -q -m slow
 
 .PHONY: bench
-bench: build $(if $(shell command -v s3s-fs),,.tools/bin/s3s-fs) ## ours and the peers in one run; writes docs/benchmarks.md
+bench: build ## ours and the peers in one run; writes docs/benchmarks.md
 	$(UV) sync --quiet --all-extras --locked --group peers
 	$(RUN) python benches/all.py
-
-# The S3 server that the benchmark of object storage reads from.
-.tools/bin/s3s-fs:
-	cargo install --quiet --locked --root .tools --features binary --version 0.14.1 s3s-fs

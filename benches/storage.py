@@ -277,7 +277,7 @@ def row(
     path = next(f for f in FORMATS if f.name == name)(WORK).path
     size = folder_bytes(path) if path.is_dir() else path.stat().st_size
     peak = f"{wrote[name].peak_bytes / MEGABYTE:+,.0f} MB"
-    whole = next(WORK.glob("data-*.npy")).stat().st_size
+    whole = Memmap(WORK).path.stat().st_size
     return [name, *cells, f"{write_speeds[name]:.2f}", peak, f"{size / whole:.3f}"]
 
 

@@ -55,6 +55,16 @@ impl<T: Element> Read<'_, '_, T> {
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&[Run]> =
             runs.chunk_by(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
+        if !self.alone {
+            let place = |run: &Run| run.row / chunk_rows % self.spec.shard_chunks();
+            let span = place(&runs[0])..place(&runs[runs.len() - 1]) + 1;
+            // Most of these chunks, or else what lies between them is not worth it.
+            if 2 * chunks.len() > span.len() {
+                for shard in &shards {
+                    shard.expect(span.clone());
+                }
+            }
+        }
         self.each(&chunks, |runs| self.chunk(&shards, runs))
     }
 

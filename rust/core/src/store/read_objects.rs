@@ -9,27 +9,27 @@ use super::{
     gather::Run,
     objects::{Fetched, Fetching, merge},
     read::Read,
-    shards::{OpenShard, ShardId},
+    shards::{MAX_OPEN, OpenShard, ShardId},
 };
 use crate::error::Result;
 
 /// Bytes of chunks that are asked for together. Two windows are in memory at a time.
 const WINDOW_BYTES: usize = 32 << 20;
 
-/// Chunks whose bytes were asked for, and the shards that they lie in.
-struct Window<'r> {
+/// Chunks of one layer that lie in one shard.
+#[derive(Clone, Copy)]
+struct Piece<'r> {
+    id: ShardId,
+    /// Place of the layer in the output.
+    layer: usize,
     /// The runs of each chunk.
     chunks: &'r [&'r [Run]],
-    shards: Vec<Part>,
 }
 
-/// What a window takes from one shard.
-struct Part {
-    id: ShardId,
-    /// Place of the shard's layer in the output.
-    layer: usize,
-    shard: Arc<OpenShard>,
-    fetching: Fetching,
+/// Pieces whose bytes were asked for.
+struct Window<'r> {
+    pieces: &'r [Piece<'r>],
+    parts: Vec<(Arc<OpenShard>, Fetching)>,
 }
 
 /// A chunk whose bytes have come.
@@ -47,26 +47,55 @@ impl<T: Element> Read<'_, '_, T> {
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&[Run]> =
             runs.chunk_by(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
-        let row_bytes = self.spec.row_bytes() * self.layers.len().max(1);
-        let at_a_time = (WINDOW_BYTES / (row_bytes * chunk_rows).max(1)).max(1);
+        let pieces = self.pieces(&chunks);
+        // Side by side, as many as stay open: later windows would wait for theirs in turn.
+        let ids: Vec<ShardId> = pieces.iter().map(|piece| piece.id).take(MAX_OPEN / 2).collect();
+        self.shards.open_objects(self.spec, &ids, self.n_row, self.counters)?;
         let mut before: Option<Window<'_>> = None;
-        for chunks in chunks.chunks(at_a_time) {
-            let next = self.begin(chunks)?;
+        let mut rest = pieces.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.fitting(rest));
+            let next = self.begin(now)?;
             if let Some(window) = before.replace(next) {
                 self.finish(window)?;
             }
+            rest = later;
         }
         before.map_or(Ok(()), |window| self.finish(window))
     }
 
-    /// Opens the shards of chunks and asks for the bytes that are wanted of them.
-    fn begin<'r>(&self, chunks: &'r [&'r [Run]]) -> Result<Window<'r>> {
-        let mut ids: Vec<(ShardId, usize)> = Vec::new();
+    /// Cuts the work so that what is asked for of a shard at a time is as long as a window allows: layer after
+    /// layer, not some chunks of all of them.
+    fn pieces<'r>(&self, chunks: &'r [&'r [Run]]) -> Vec<Piece<'r>> {
+        let at_a_time = (WINDOW_BYTES / self.chunk_bytes()).max(1);
+        let mut pieces = Vec::new();
         for shard in chunks.chunk_by(|a, b| self.shard_of(a) == self.shard_of(b)) {
-            let number = self.shard_of(shard[0]);
-            ids.extend(self.layers.iter().enumerate().map(|(at, layer)| ((number, *layer), at)));
+            for chunks in shard.chunks(at_a_time) {
+                let number = self.shard_of(chunks[0]);
+                let layers = self.layers.iter().enumerate();
+                pieces.extend(layers.map(|(layer, id)| Piece { id: (number, *id), layer, chunks }));
+            }
         }
-        let wanted: Vec<ShardId> = ids.iter().map(|(id, _)| *id).collect();
+        pieces
+    }
+
+    /// How many of the pieces make a window, at least one.
+    fn fitting(&self, pieces: &[Piece<'_>]) -> usize {
+        let mut bytes = 0;
+        let fits = |piece: &&Piece<'_>| {
+            bytes += piece.chunks.len() * self.chunk_bytes();
+            bytes <= WINDOW_BYTES
+        };
+        pieces.iter().take_while(fits).count().max(1)
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        (self.spec.row_bytes() * self.spec.chunk_rows).max(1)
+    }
+
+    /// Opens the shards of pieces and asks for the bytes that are wanted of them.
+    fn begin<'r>(&self, pieces: &'r [Piece<'r>]) -> Result<Window<'r>> {
+        let wanted: Vec<ShardId> = pieces.iter().map(|piece| piece.id).collect();
         self.shards.open_objects(self.spec, &wanted, self.n_row, self.counters)?;
         if self.spec.dtype == Dtype::I8 {
             // Each waits for a server, so that they go side by side.
@@ -75,23 +104,18 @@ impl<T: Element> Read<'_, '_, T> {
                 shard.scales(self.spec, 0, self.counters).map(drop)
             })?;
         }
-        let part = |(id, layer)| {
-            let shard = self.shards.open(self.spec, id, self.n_row, false, self.counters)?;
-            let fetching =
-                self.fetch(&shard, chunks_of(chunks, |runs| self.shard_of(runs) == id.0))?;
-            Ok(Part { id, layer, shard, fetching })
+        let part = |piece: &Piece<'_>| {
+            let shard = self.shards.open(self.spec, piece.id, self.n_row, false, self.counters)?;
+            let fetching = self.fetch(&shard, piece.chunks)?;
+            Ok((shard, fetching))
         };
-        Ok(Window { chunks, shards: ids.into_iter().map(part).collect::<Result<_>>()? })
+        Ok(Window { pieces, parts: pieces.iter().map(part).collect::<Result<_>>()? })
     }
 
     /// Asks for the bytes that are wanted of one shard.
-    fn fetch<'r>(
-        &self,
-        shard: &OpenShard,
-        chunks: impl Iterator<Item = &'r [Run]>,
-    ) -> Result<Fetching> {
+    fn fetch(&self, shard: &OpenShard, chunks: &[&[Run]]) -> Result<Fetching> {
         let mut ranges = Vec::new();
-        for runs in chunks {
+        for &runs in chunks {
             let wanted = Wanted { columns: self.columns, runs, cells: self.cells };
             ranges.extend(self.source(shard, runs, None)?.wanted_bytes(&wanted));
         }
@@ -103,14 +127,13 @@ impl<T: Element> Read<'_, '_, T> {
     /// Waits for a window and copies it. A shard that was replaced since it was opened is opened again: the new
     /// one holds the rows of the old one and more.
     fn finish(&self, window: Window<'_>) -> Result<()> {
-        let chunks = window.chunks;
-        let ids: Vec<ShardId> = window.shards.iter().map(|part| part.id).collect();
+        let pieces = window.pieces;
         match self.copy(window) {
             Err(error) if error.is_replaced() => {
-                for id in ids {
-                    self.shards.forget(id);
+                for piece in pieces {
+                    self.shards.forget(piece.id);
                 }
-                self.copy(self.begin(chunks)?)
+                self.copy(self.begin(pieces)?)
             }
             done => done,
         }
@@ -118,12 +141,11 @@ impl<T: Element> Read<'_, '_, T> {
 
     fn copy(&self, window: Window<'_>) -> Result<()> {
         let mut items = Vec::new();
-        for Part { id, layer, shard, fetching } in window.shards {
+        for (piece, (shard, fetching)) in window.pieces.iter().zip(window.parts) {
             let fetched = Arc::new(fetching.wait()?);
             self.counters.add_bytes(fetched.len());
-            let chunks = chunks_of(window.chunks, |runs| self.shard_of(runs) == id.0);
-            items.extend(chunks.map(|runs| Here {
-                layer,
+            items.extend(piece.chunks.iter().map(|runs| Here {
+                layer: piece.layer,
                 shard: Arc::clone(&shard),
                 fetched: Arc::clone(&fetched),
                 runs,
@@ -140,11 +162,4 @@ impl<T: Element> Read<'_, '_, T> {
     fn shard_of(&self, runs: &[Run]) -> usize {
         runs[0].row / self.spec.shard_rows
     }
-}
-
-fn chunks_of<'r>(
-    chunks: &'r [&'r [Run]],
-    which: impl Fn(&[Run]) -> bool,
-) -> impl Iterator<Item = &'r [Run]> {
-    chunks.iter().copied().filter(move |runs| which(runs))
 }

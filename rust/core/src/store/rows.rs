@@ -6,8 +6,9 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -24,6 +25,8 @@ use crate::error::{Error, Result};
 const BLOCK: usize = 64;
 /// Rows of a layer that are asked for ahead of their copy.
 const AHEAD: usize = 3;
+/// A page that took longer was not in memory.
+const FROM_MEMORY: Duration = Duration::from_micros(20);
 /// Not a place: no row of the shard is wanted.
 const NOWHERE: usize = usize::MAX;
 
@@ -51,9 +54,12 @@ impl<T: Element> Read<'_, '_, T> {
         }
         let whole = sources.shards.iter().map(|shard| shard.map.mapped(0..shard.map.len()));
         let bytes: Vec<&[u8]> = whole.collect::<Result<_>>()?;
+        let is_cold = AtomicBool::new(false);
         self.share(rows.len().div_ceil(BLOCK), |block| {
             let start = block * BLOCK;
-            self.copy_block(&sources, &bytes, rows, start..rows.len().min(start + BLOCK))
+            let out = start..rows.len().min(start + BLOCK);
+            sources.expect(&bytes, &rows[out.clone()], &is_cold)?;
+            self.copy_block(&sources, &bytes, rows, out)
         })?;
         sources.shards.iter().try_for_each(|shard| shard.map.check())?;
         let cell: usize = self.columns.iter().map(Range::len).sum();
@@ -108,7 +114,8 @@ impl<T: Element> Read<'_, '_, T> {
         for at in out {
             let (number, chunk, within) = sources.locate(rows[at]);
             for layer in 0..sources.n_layer {
-                let row = sources.row(bytes, number + layer, chunk, within)?;
+                let place = number + layer;
+                let row = &bytes[place][sources.range(place, chunk, within)?];
                 prefetch(row);
                 coming.push_back((at, layer, row));
                 if coming.len() > AHEAD {
@@ -156,6 +163,27 @@ impl<T: Element> Read<'_, '_, T> {
 }
 
 impl Sources<'_> {
+    /// Has the system bring rows in side by side, if a look at the first shows that it comes from the disk; then
+    /// also those that are asked about later. Else each page of a row would be waited for in turn.
+    fn expect(&self, bytes: &[&[u8]], rows: &[u64], is_cold: &AtomicBool) -> Result<()> {
+        if !is_cold.load(Relaxed) {
+            let (shard, chunk, within) = self.locate(rows[0]);
+            let range = self.range(shard, chunk, within)?;
+            let started = Instant::now();
+            std::hint::black_box(bytes[shard][range.start]);
+            is_cold.fetch_or(started.elapsed() > FROM_MEMORY, Relaxed);
+        }
+        if is_cold.load(Relaxed) {
+            for &row in rows {
+                let (shard, chunk, within) = self.locate(row);
+                for shard in shard..shard + self.n_layer {
+                    self.shards[shard].map.will_read(self.range(shard, chunk, within)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Place of the row's shard in its first layer, the chunk there, and the row in the chunk.
     fn locate(&self, row: u64) -> (usize, usize, usize) {
         let (chunk_rows, shard_chunks) = (self.spec.chunk_rows, self.spec.shard_chunks());
@@ -163,20 +191,14 @@ impl Sources<'_> {
         (self.places[chunk / shard_chunks], chunk % shard_chunks, within)
     }
 
-    /// The bytes of a row in the shard at a place.
-    fn row<'b>(
-        &self,
-        bytes: &[&'b [u8]],
-        at: usize,
-        chunk: usize,
-        within: usize,
-    ) -> Result<&'b [u8]> {
+    /// Where a row's bytes are in the shard at a place.
+    fn range(&self, at: usize, chunk: usize, within: usize) -> Result<Range<usize>> {
         let Some(entry) = self.shards[at].index.entries[chunk] else {
             let path = &self.shards[at].path;
             return Err(Error::damaged(path, format!("its index lacks chunk {chunk}")));
         };
         let start = entry.range().start + within * self.spec.row_bytes();
-        Ok(&bytes[at][start..start + self.spec.row_bytes()])
+        Ok(start..start + self.spec.row_bytes())
     }
 }
 

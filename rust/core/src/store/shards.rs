@@ -14,7 +14,7 @@ use std::{
 use super::{
     counters::Counters,
     dtype::Dtype,
-    index::{CRC, ShardIndex, index_bytes, index_start},
+    index::{CRC, Entry, ShardIndex, index_bytes, index_start},
     map::Map,
     objects::{self, Object, Opening},
     scales::Scales,
@@ -23,7 +23,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// Shards of an array that stay open.
-const MAX_OPEN: usize = 1024;
+pub(super) const MAX_OPEN: usize = 1024;
 
 /// Shard number and layer.
 pub(crate) type ShardId = (usize, Option<usize>);
@@ -92,6 +92,16 @@ impl OpenShard {
     /// Fails if the scales were nonsense while they were used: their file was cut short.
     pub(crate) fn check_scales(&self) -> Result<()> {
         self.scales.as_ref().map_or(Ok(()), Scales::check)
+    }
+
+    /// Has the system begin to bring chunks in that were not since the shard was opened.
+    pub(crate) fn expect(&self, chunks: std::ops::Range<usize>) {
+        let is_cold = |chunk: &usize| self.chunks[*chunk].load(Relaxed) & WARM == 0;
+        let ranges = chunks.filter(is_cold).filter_map(|chunk| self.index.entries[chunk]);
+        let joined = ranges.map(Entry::range).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        if let Some(range) = joined {
+            self.map.will_read(range);
+        }
     }
 
     /// Whether the chunk's checksum was checked since the shard was opened.
@@ -169,6 +179,8 @@ impl Shards {
         counters: &Counters,
     ) -> Result<()> {
         let mut new = ids.to_vec();
+        new.sort_unstable();
+        new.dedup();
         new.retain(|id| !self.lock().contains_key(id));
         let begin = |id| {
             let path = self.path(spec, id);

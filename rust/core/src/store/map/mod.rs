@@ -143,6 +143,14 @@ impl Map {
         matches!(self.bytes, Bytes::Mapped(_))
     }
 
+    /// Has the system begin to bring a range in, and does not wait for it.
+    pub(crate) fn will_read(&self, range: Range<usize>) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            // Without it each page is waited for by itself.
+            let _ = map.bytes.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+    }
+
     /// Asks the system to bring a range in, where it knows how to; reading then does not stop at every page.
     pub(crate) fn will_need(&self, range: Range<usize>) {
         #[cfg(target_os = "linux")]

@@ -2,24 +2,20 @@
 
 use std::ops::Range;
 
-/// Bytes between two wanted ranges that are always read along: a request of its own has longer headers.
-const FREE_GAP: u64 = 1 << 10;
+/// Bytes between two wanted ranges that are read along: at the 80 MB/s of a connection to a bucket they take 3
+/// milliseconds, a request of its own takes ten or more until its first byte.
+const FREE_GAP: u64 = 256 << 10;
 
-/// Joins sorted ranges where what lies between two is at most `FREE_GAP`, or a quarter of both together: then at
-/// most half as many bytes again are read as are wanted, if no gap was free.
+/// Joins sorted ranges where at most `FREE_GAP` lies between two.
 pub(crate) fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut merged: Vec<Range<u64>> = Vec::new();
-    let mut before = 0;
     for range in ranges {
-        let len = range.end - range.start;
         match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            Some(last) if range.start - last.end <= FREE_GAP.max((before + len) / 4) => {
-                last.end = range.end;
+            Some(last) if range.start <= last.end.saturating_add(FREE_GAP) => {
+                last.end = last.end.max(range.end);
             }
             _ => merged.push(range),
         }
-        before = len;
     }
     merged
 }
@@ -50,18 +46,11 @@ mod tests {
     #[test]
     fn near_ranges_are_read_together() {
         assert_eq!(merged(&[(0, 10), (5, 20), (20, 30)]), [(0, 30)]);
-        assert_eq!(merged(&[(0, 10), (1034, 1040)]), [(0, 1040)]);
-        assert_eq!(merged(&[(0, 10), (1035, 1040)]), [(0, 10), (1035, 1040)]);
-        assert_eq!(merged(&[(0, 8000), (12000, 20000)]), [(0, 20000)]);
-        assert_eq!(merged(&[(0, 8000), (12001, 20001)]), [(0, 8000), (12001, 20001)]);
+        let behind = 10 + FREE_GAP;
+        assert_eq!(merged(&[(0, 10), (behind, behind + 5)]), [(0, behind + 5)]);
+        let apart = [(0, 10), (behind + 1, behind + 5)];
+        assert_eq!(merged(&apart), apart);
         assert_eq!(merged(&[]), []);
-    }
-
-    #[test]
-    fn gaps_cost_at_most_half_of_what_is_wanted() {
-        let wanted: Vec<_> = (0..50).map(|i| (i * 9000, i * 9000 + 6000)).collect();
-        let read: u64 = merged(&wanted).iter().map(|(start, end)| end - start).sum();
-        assert!(read > 50 * 6000 && read <= 50 * 9000, "{read}");
     }
 
     #[test]
