@@ -1,5 +1,5 @@
-//! Rows by number out of plain chunks in memory, in the order of the output: it is written once, from front to
-//! back, and no row waits for its chunk.
+//! Rows by number out of plain chunks in memory: no chunk is looked at as a whole, and an output of one layer is
+//! written from front to back.
 
 use std::{
     collections::VecDeque,
@@ -54,12 +54,17 @@ impl<T: Element> Read<'_, '_, T> {
         }
         let whole = sources.shards.iter().map(|shard| shard.map.mapped(0..shard.map.len()));
         let bytes: Vec<&[u8]> = whole.collect::<Result<_>>()?;
+        let mut wanted: Vec<(u64, usize)> = rows.iter().copied().zip(0..).collect();
+        if sources.n_layer > 1 {
+            // A row of the output is long then, and it pays more to go through each layer's shards in order.
+            wanted.sort_unstable();
+        }
         let is_cold = AtomicBool::new(false);
-        self.share(rows.len().div_ceil(BLOCK), |block| {
+        self.share(wanted.len().div_ceil(BLOCK), |block| {
             let start = block * BLOCK;
-            let out = start..rows.len().min(start + BLOCK);
-            sources.expect(&bytes, &rows[out.clone()], &is_cold)?;
-            self.copy_block(&sources, &bytes, rows, out)
+            let wanted = &wanted[start..wanted.len().min(start + BLOCK)];
+            sources.expect(&bytes, wanted, &is_cold)?;
+            self.copy_block(&sources, &bytes, wanted)
         })?;
         sources.shards.iter().try_for_each(|shard| shard.map.check())?;
         let cell: usize = self.columns.iter().map(Range::len).sum();
@@ -99,20 +104,19 @@ impl<T: Element> Read<'_, '_, T> {
         Ok(sources)
     }
 
-    /// Copies the rows of some places of the output, each asked for a little ahead of its turn.
+    /// Copies rows to their places in the output, each asked for a little ahead of its turn.
     fn copy_block(
         &self,
         sources: &Sources<'_>,
         bytes: &[&[u8]],
-        rows: &[u64],
-        out: Range<usize>,
+        wanted: &[(u64, usize)],
     ) -> Result<()> {
         let mut coming = VecDeque::with_capacity(AHEAD + 1);
         let copy = |(at, layer, row): (usize, usize, &[u8])| {
             copy_columns(self.spec.dtype, &[], self.columns, row, cell(self.cells, at, layer));
         };
-        for at in out {
-            let (number, chunk, within) = sources.locate(rows[at]);
+        for &(row, at) in wanted {
+            let (number, chunk, within) = sources.locate(row);
             for layer in 0..sources.n_layer {
                 let place = number + layer;
                 let row = &bytes[place][sources.range(place, chunk, within)?];
@@ -165,16 +169,16 @@ impl<T: Element> Read<'_, '_, T> {
 impl Sources<'_> {
     /// Has the system bring rows in side by side, if a look at the first shows that it comes from the disk; then
     /// also those that are asked about later. Else each page of a row would be waited for in turn.
-    fn expect(&self, bytes: &[&[u8]], rows: &[u64], is_cold: &AtomicBool) -> Result<()> {
+    fn expect(&self, bytes: &[&[u8]], wanted: &[(u64, usize)], is_cold: &AtomicBool) -> Result<()> {
         if !is_cold.load(Relaxed) {
-            let (shard, chunk, within) = self.locate(rows[0]);
+            let (shard, chunk, within) = self.locate(wanted[0].0);
             let range = self.range(shard, chunk, within)?;
             let started = Instant::now();
             std::hint::black_box(bytes[shard][range.start]);
             is_cold.fetch_or(started.elapsed() > FROM_MEMORY, Relaxed);
         }
         if is_cold.load(Relaxed) {
-            for &row in rows {
+            for &(row, _) in wanted {
                 let (shard, chunk, within) = self.locate(row);
                 for shard in shard..shard + self.n_layer {
                     self.shards[shard].map.will_read(self.range(shard, chunk, within)?);
