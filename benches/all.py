@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from report import KEPT, Verdict
+from findings import KEPT, Verdict
 
 NAMES = ("capture", "sql", "storage", "cold", "objects", "kernels", "codecs")
 ALONE = ("gpu_capture",)

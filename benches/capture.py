@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import residuum
 from common import Case, add_table, folder_bytes, interleaved
-from report import Report, versions
+from findings import Report, versions
 
 WORK = Path(".cache/bench/capture")
 N_TOKEN, BATCH = 128, 4

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import residuum
-from report import Report, versions
+from findings import Report, versions
 
 DEMO = Path("demo")
 CHUNK = 256

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import chunked
+from findings import Goal, Report, versions
 from formats import Format, Half, Memmap, Residuum, Safetensors
-from report import Goal, Report, versions
 from storage import WORK, Question, questions
 
 FORMATS = (Residuum, Memmap, *chunked.PLAIN, Safetensors)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from report import Report
+from findings import Report
 
 MEGABYTE = 1e6
 

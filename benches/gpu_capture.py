@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import residuum
 from capture import make_prompts
 from common import Case, add_table, interleaved
-from report import Report, versions
+from findings import Report, versions
 from residuum.capture.sink import fetch_of
 
 WORK = Path(".cache/bench/gpu_capture")

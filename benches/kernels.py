@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 import residuum
 from common import Case, add_table, interleaved, speeds
+from findings import Goal, Report, versions
 from formats import Residuum
-from report import Goal, Report, versions
 from residuum import kernels
 
 WORK = Path(".cache/bench/kernels")

@@ -23,8 +23,8 @@ import numpy as np
 
 import residuum
 from chunked import Tensorstore, ZarrPython
+from findings import Goal, Report, versions
 from formats import Format, Half, Memmap, Residuum
-from report import Goal, Report, versions
 from storage import WORK, make_data, questions, remove
 
 BUCKET = "activations"

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import residuum
 from capture import N_TOKEN, make_model, make_prompts
 from common import Case, add_table, folder_bytes, interleaved, speeds
-from report import Goal, Report, versions
+from findings import Goal, Report, versions
 from residuum.store import Store
 
 WORK = Path(".cache/bench/sql")

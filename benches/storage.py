@@ -22,6 +22,7 @@ import numpy as np
 
 import chunked
 from common import MEGABYTE, Case, Measured, folder_bytes, measure
+from findings import Goal, Report, versions
 from formats import (
     Format,
     Half,
@@ -33,7 +34,6 @@ from formats import (
     SaeLens,
     Safetensors,
 )
-from report import Goal, Report, versions
 
 WORK = Path(".cache/bench/storage")
 N_LAYER, WIDTH, LAYER, BATCH = 13, 768, 5, 4096
