@@ -66,7 +66,7 @@ class ZarrObjects(ZarrPython):
     name = "zarr-python"
 
     def store(self) -> Any:  # noqa: ANN401, D102
-        from obstore.store import S3Store
+        from obstore.store import S3Store  # type: ignore[import-not-found,unused-ignore]
         from zarr.storage import ObjectStore
 
         place = S3Store(
