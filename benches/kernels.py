@@ -183,9 +183,6 @@ def ask(report: Report, title: str, cases: dict[str, Case], rounds: int, *goals:
     ours, measured = next(iter(cases)), interleaved(cases, rounds)
     add_table(report, title, measured, base=ours)
     report.judge(title, ours, speeds(measured), goals)
-    if ours == LENS:
-        memory = {name: 1 / max(case.peak_bytes, 1) for name, case in measured.items()}
-        report.judge(f"{title}: memory", ours, memory, [Goal("torch in chunks", TORCH_LENS, 10)])
 
 
 def main() -> None:
