@@ -4,6 +4,7 @@ Those that have it come a second time with zstd, level 1: a gather out of them h
 """
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, ClassVar
@@ -193,9 +194,9 @@ class Columns(Format):
 
     names: list[str]
 
+    @abstractmethod
     def columns(self, names: list[str], rows: Rows | None = None) -> Any:  # noqa: ANN401
         """An Arrow table of some columns, of all rows or some."""
-        raise NotImplementedError
 
     def parts(self, data: Half) -> Iterator[Any]:
         """Record batches, a shard's rows each."""

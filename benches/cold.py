@@ -11,17 +11,17 @@ import argparse
 import ctypes
 import mmap
 import os
-import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import chunked
-from findings import Goal, Report, versions
+from findings import Report, versions
 from formats import Format, Half, Memmap, Residuum, Safetensors
-from storage import WORK, Question, questions
+from storage import WORK, Question, compare
 
 FORMATS = (Residuum, Memmap, *chunked.PLAIN, Safetensors)
 LEFT = 0.01
@@ -93,20 +93,8 @@ def main() -> None:
     report.introduce(__doc__)
     packages = ("h5py", "zarr", "zarrs", "tensorstore", "pylance", "pyarrow", "safetensors")
     report.say(f"Medians of {options.rounds}, opening included. {versions(*packages)}")
-    found: dict[str, dict[str, float]] = {}
-    for question in questions(n_row):
-        expected = answer_of(question)
-        times: dict[str, list[float]] = {kind.name: [] for kind in kinds}
-        for _ in range(options.rounds):
-            for kind in kinds:
-                times[kind.name].append(seconds(kind, question, expected))
-        speeds = {name: question.amount / statistics.median(there) for name, there in times.items()}
-        rivals = tuple(name for name in speeds if name != Residuum.name)
-        goal = Goal("the best rival", rivals, 1)
-        report.judge(f"cold: {question.title}", Residuum.name, speeds, [goal])
-        found[f"{question.title}, {question.unit}"] = speeds
-    rows = [[kind.name, *(f"{of[kind.name]:,.3g}" for of in found.values())] for kind in kinds]
-    report.table(["", *found], rows)
+    asking = {kind.name: partial(seconds, kind) for kind in kinds}
+    compare(report, "cold", asking, answer_of, n_row, options.rounds)
     report.keep()
 
 

@@ -10,12 +10,12 @@ outside the timing.
 import argparse
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ import numpy as np
 
 import residuum
 from chunked import Tensorstore, ZarrPython
-from findings import Goal, Report, versions
+from findings import Report, versions
 from formats import Format, Half, Memmap, Residuum
-from storage import WORK, make_data, questions, remove
+from storage import WORK, Question, compare, make_data, remove
 
 BUCKET = "activations"
 FOLDER = WORK.parent / "objects"
@@ -62,8 +62,6 @@ class TensorstoreObjects(Tensorstore):
 
 class ZarrObjects(ZarrPython):
     """zarr-python over obstore."""
-
-    name = "zarr-python"
 
     def store(self) -> Any:  # noqa: ANN401, D102
         from obstore.store import S3Store  # type: ignore[import-not-found,unused-ignore]
@@ -126,11 +124,11 @@ def upload(folder: Path) -> None:
             client.upload_file(str(file), BUCKET, str(file.relative_to(folder.parent)))
 
 
-def seconds(format: Format, ask: Any, expected: Half) -> float:  # noqa: ANN401  a question's function
+def seconds(format: Format, question: Question, expected: Half) -> float:
     """One answer's time."""
     format.open()
     started = time.perf_counter()
-    answer = ask(format)
+    answer = question.ask(format)
     took = time.perf_counter() - started
     assert np.array_equal(answer, expected), format.name
     return took
@@ -152,25 +150,13 @@ def main() -> None:
     formats = [kind(FOLDER) for kind in KINDS]
     reference = Memmap(FOLDER)
     reference.array = data
-    found: dict[str, dict[str, float]] = {}
     with served():
         for format in formats:
             remove(format.path)
             format.write(data)
             upload(format.path)
-        for question in questions(len(data)):
-            expected = question.ask(reference)
-            times: dict[str, list[float]] = {format.name: [] for format in formats}
-            for _ in range(options.rounds):
-                for format in formats:
-                    times[format.name].append(seconds(format, question.ask, expected))
-            speeds = {n: question.amount / statistics.median(there) for n, there in times.items()}
-            rivals = (Tensorstore.name, ZarrPython.name)
-            goal = Goal("the best rival", rivals, 1)
-            report.judge(f"S3: {question.title}", Residuum.name, speeds, [goal])
-            found[f"{question.title}, {question.unit}"] = speeds
-    rows = [[f.name, *(f"{of[f.name]:,.3g}" for of in found.values())] for f in formats]
-    report.table(["", *found], rows)
+        asking = {format.name: partial(seconds, format) for format in formats}
+        compare(report, "S3", asking, lambda q: q.ask(reference), len(data), options.rounds)
     report.keep()
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,6 +175,34 @@ def speeds(formats: Sequence[Format], question: Question, rounds: int) -> dict[s
             if len(there) < 2 or statistics.median(there) < SLOW:
                 there.append(seconds(format, question))
     return {name: question.amount / statistics.median(there) for name, there in times.items()}
+
+
+def compare(
+    report: Report,
+    where: str,
+    asking: Mapping[str, Callable[[Question, Half], float]],
+    answer: Callable[[Question], Half],
+    n_row: int,
+    rounds: int,
+) -> None:
+    """Ask every question somewhere else than in memory; ours is to be as fast as the best.
+
+    `asking` compares an answer with the right one and gives its seconds, by format, ours first.
+    """
+    ours, *rivals = asking
+    found: dict[str, dict[str, float]] = {}
+    for question in questions(n_row):
+        expected = answer(question)
+        times: dict[str, list[float]] = {name: [] for name in asking}
+        for _ in range(rounds):
+            for name, ask in asking.items():
+                times[name].append(ask(question, expected))
+        speeds = {name: question.amount / statistics.median(there) for name, there in times.items()}
+        goal = Goal("the best rival", tuple(rivals), 1)
+        report.judge(f"{where}: {question.title}", ours, speeds, [goal])
+        found[f"{question.title}, {question.unit}"] = speeds
+    rows = [[name, *(f"{of[name]:,.3g}" for of in found.values())] for name in asking]
+    report.table(["", *found], rows)
 
 
 def writing(formats: Sequence[Format], data: Half, rounds: int) -> dict[str, Measured]:

@@ -13,11 +13,11 @@ use std::{
 
 use super::{
     chunk::{copy_columns, prefetch},
-    dtype::{Dtype, Element},
+    dtype::Element,
     gather::Cells,
     read::Read,
     shards::OpenShard,
-    spec::{ArraySpec, Codec},
+    spec::ArraySpec,
 };
 use crate::error::{Error, Result};
 
@@ -43,9 +43,8 @@ impl<T: Element> Read<'_, '_, T> {
     /// Reads rows by number, which are in range. False, and nothing done, where chunks have to be read whole or
     /// shards cannot be mapped.
     pub(super) fn run_rows(&self, rows: &[u64]) -> Result<bool> {
-        let is_plain = self.spec.codec == Codec::None && !self.shards.are_objects();
-        // A row of codes needs its chunk's scales too.
-        if !is_plain || self.verify || self.spec.dtype == Dtype::I8 {
+        // Of packed chunks, a row of codes has its place too, but needs its chunk's scales.
+        if self.spec.is_packed() || self.shards.are_objects() || self.verify {
             return Ok(false);
         }
         let sources = self.sources(rows)?;

@@ -58,6 +58,8 @@ type Identity = (u64, u64, i64, i64);
 const WARM: u8 = 1;
 /// The chunk's checksum held.
 const CHECKED: u8 = 2;
+/// The system was asked to begin to bring the chunk in.
+const EXPECTED: u8 = 4;
 
 impl OpenShard {
     /// Whether the file still reaches to its end. Behind a cut the last page of a map reads as zeros without any
@@ -94,9 +96,11 @@ impl OpenShard {
         self.scales.as_ref().map_or(Ok(()), Scales::check)
     }
 
-    /// Has the system begin to bring chunks in that were not since the shard was opened.
+    /// Has the system begin to bring chunks in, each once since the shard was opened.
     pub(crate) fn expect(&self, chunks: std::ops::Range<usize>) {
-        let is_cold = |chunk: &usize| self.chunks[*chunk].load(Relaxed) & WARM == 0;
+        let is_cold = |chunk: &usize| {
+            self.chunks[*chunk].fetch_or(EXPECTED, Relaxed) & (WARM | EXPECTED) == 0
+        };
         let ranges = chunks.filter(is_cold).filter_map(|chunk| self.index.entries[chunk]);
         let joined = ranges.map(Entry::range).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
         if let Some(range) = joined {
