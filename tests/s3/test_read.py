@@ -163,23 +163,33 @@ def wide(tmp_path, bucket, upload):
     return values, Store(upload(folder, f"{bucket}/wide"))
 
 
-def test_scattered_rows_cost_at_most_half_more_than_themselves(wide):
+INDEX = 3 * (16 * 16 + 4)
+"""Bytes of the indexes of three shards."""
+
+
+def test_far_rows_cost_themselves_and_near_ones_what_lies_between(wide):
     values, store = wide
-    rows = np.random.default_rng(1).permutation(N_WIDE)[:100]
-    found = store["resid_post"].read(rows, layers=1)
-    same(found, values[rows] + 1)
-    wanted, read = 100 * D_WIDE * 4, store.counters()["bytes_read"]
-    assert wanted <= read <= 1.5 * wanted
-    store["resid_post"].read(rows, layers=1)
-    index = read - (store.counters()["bytes_read"] - read)
-    assert index == 3 * (16 * 16 + 4), "the indexes of three shards, once"
+    site, row = store["resid_post"], D_WIDE * 4
+
+    def read(rows):
+        before = store.counters()["bytes_read"]
+        same(site.read(rows, layers=1), values[rows] + 1)
+        return store.counters()["bytes_read"] - before
+
+    far = np.array([2900, 5, 700, 1023, 1024])  # 1023 and 1024 lie in two shards
+    assert read(far) == len(far) * row + INDEX, "the indexes once"
+    assert read(far) == len(far) * row
+    most = 2**20 // row
+    near = np.array([10, 10 + most])  # in chunks 0 and 2, each of which ends with a checksum
+    assert read(near) == (1 + most) * row + 2 * 4
+    assert read(near + [0, 1]) == 2 * row
 
 
 def test_a_layer_costs_that_layer(wide):
     values, store = wide
     same(store["resid_post"].read(layers=2), values + 2)
     n_chunk = -(-N_WIDE // 64)
-    layer = n_chunk * (64 * D_WIDE * 4 + 4) + 3 * (16 * 16 + 4)
+    layer = n_chunk * (64 * D_WIDE * 4 + 4) + INDEX
     assert store.counters()["bytes_read"] == layer
 
 

@@ -16,7 +16,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// The most bytes of one request: longer ranges come as several, side by side.
-const REQUEST_BYTES: u64 = 8 << 20;
+const REQUEST_BYTES: u64 = 16 << 20;
 
 /// Ranges of one object that were asked for.
 #[derive(Debug)]
