@@ -56,6 +56,8 @@ def resident(handle: int, size: int) -> tuple[int, int]:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     place = libc.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
+    if place == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap")
     pages = (ctypes.c_ubyte * n_page)()
     libc.mincore(ctypes.c_void_p(place), ctypes.c_size_t(size), pages)
     libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(size))

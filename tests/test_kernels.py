@@ -1,5 +1,7 @@
 """The doors of `residuum.kernels` against the definitions in numpy and float64."""
 
+import signal
+
 import numpy as np
 import pytest
 from store import made
@@ -89,6 +91,7 @@ def test_lens_refuses_what_does_not_fit():
     x, w_u = draw(N_ROW, D), draw(D, D_VOCAB)
     for arguments, message in (
         ({"targets": np.full(N_ROW, D_VOCAB)}, str(D_VOCAB)),
+        ({"targets": np.full(N_ROW, 2**32 + 5)}, "4294967301"),
         ({"targets": np.zeros(N_ROW - 1, int)}, str(N_ROW - 1)),
         ({"targets": np.zeros(N_ROW)}, "must be integers"),
         ({"bias": w_u}, "`bias` has 2 axes"),
@@ -235,6 +238,12 @@ def test_knn_is_a_sort_of_all_rows(metric):
     np.testing.assert_allclose(got.scores, np.take_along_axis(score, order, 1), **CLOSE)
 
 
+def test_knn_is_exact_where_products_are_too_small_for_float32():
+    x = np.full((2, 1), 1e-25, np.float32) * [[1], [2]]
+    got = kernels.knn(x, np.full((1, 1), 1e-25, np.float32), 1, metric="dot")
+    assert got.rows.tolist() == [[1]]
+
+
 def test_knn_says_where_there_is_no_row():
     x = draw(3, D)
     x[1, 4] = np.nan
@@ -296,3 +305,21 @@ def test_kernels_over_a_site_are_those_over_its_rows(tmp_path):
         kernels.site_kmeans(store["z"], None, 3)
     with pytest.raises(ArgumentError, match="axis `d` is 35 in z but 34 in queries"):
         kernels.site_knn(store["z"], 2, x[:1, 1:], 1)
+
+
+def test_a_signals_own_exception_comes_through():
+    """Of a time limit, for instance; only Ctrl-C is a KeyboardInterrupt."""
+
+    def late(*_signal):
+        message = "too late"
+        raise TimeoutError(message)
+
+    x = np.random.default_rng(0).standard_normal((60_000, 64), np.float32)
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(TimeoutError, match="too late"):
+            kernels.kmeans(x, 500, restarts=1000, tolerance=0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

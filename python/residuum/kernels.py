@@ -478,7 +478,10 @@ def _integers(name: str, values: ArrayLike) -> NDArray[np.int32]:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         message = f"`{name}` is {array.dtype} {list(array.shape)}, but must be integers [row]"
         raise ArgumentError(message)
-    return np.ascontiguousarray(array, dtype=np.int32)
+    if array.size and array.max() > np.iinfo(np.int32).max:
+        message = f"`{name}` has {array.max()}, which is beyond every vocabulary"
+        raise ArgumentError(message)
+    return np.ascontiguousarray(np.maximum(array, -1), dtype=np.int32)
 
 
 def _matrix(name: str, values: ArrayLike) -> tuple[Floats, bool]:

@@ -103,6 +103,16 @@ def test_a_pass_ends_at_the_last_layer_that_is_missing(model, tmp_path, blocks):
     np.testing.assert_array_equal(store["z"].read(layers=[0, 1]), whole["z"].read(layers=[0, 1]))
 
 
+def test_new_layers_are_cut_as_those_that_are_there(model, tmp_path):
+    capture(model, tmp_path / "run", **FEW)
+    more = SETTINGS | {"chunk_rows": None, "shard_rows": None, "batch_tokens": None}
+    store = residuum.capture(
+        model, TEXTS, tmp_path / "run", sites=["resid_post"], layers=[1], append=True, **more
+    )
+    assert store["resid_post"].layers == (0, 1, 2)
+    assert store["resid_post"].chunk_rows == SETTINGS["chunk_rows"]
+
+
 def test_new_examples_get_all_that_the_others_have(model, tmp_path, blocks):
     capture(model, tmp_path / "run", TEXTS[:30], **FEW)
     capture(model, tmp_path / "run", TEXTS[:30], sites=["z"], layers=[1], append=True)

@@ -325,6 +325,26 @@ def test_failing_before_a_layer_is_whole_leaves_nothing(folder, tmp_path, stoppe
     assert list(tmp_path.iterdir()) == []
 
 
+def test_failing_in_a_late_layer_keeps_what_enters_it(folder, tmp_path, stopped, monkeypatch):
+    settings = {"sites": ["z"], "layers": [2], "schedule": "layerwise"}
+    capture(folder("gpt2"), tmp_path / "whole", **settings)
+    with monkeypatch.context():
+        stopped("layer 1", 2, "error")
+        with pytest.raises(RuntimeError) as raised:
+            capture(folder("gpt2"), tmp_path / "run", **settings)
+    assert any("--resume" in note for note in raised.value.__notes__)
+    ran, run = [], StageTracer.run
+
+    def counting(self, batch, sink):
+        ran.append(self.stage.name)
+        run(self, batch, sink)
+
+    monkeypatch.setattr(StageTracer, "run", counting)
+    capture(folder("gpt2"), tmp_path / "run", **settings | {"schedule": None}, resume=True)
+    assert set(ran) == {"layer 1", "layer 2"}
+    assert_same(tmp_path / "run", tmp_path / "whole", *ARRAYS)
+
+
 def test_what_cannot_be_read_by_layer_is_refused(folder, tmp_path):
     settings = {"sites": ["z"], "schedule": "layerwise"}
     model = tiny_models.build("llama", torch.float32)

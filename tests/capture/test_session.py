@@ -66,7 +66,8 @@ class MemoryWriter:
     def commit(self, *, n_example=None, complete=False, interrupted=False, **_kept):
         n = self.n_within() if n_example is None else n_example
         rows = self.pending.end(n)["token"]
-        tables = self.pending.take(n)
+        tables = self.pending.below(n)
+        self.pending.drop(n)
         kept = {"n_example": n, "token_rows": rows, "tables": tables}
         self.commits.append({**kept, "complete": complete, "interrupted": interrupted})
         self.n_example = self.n_shown = n

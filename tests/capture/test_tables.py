@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 
 from residuum.capture.plan import Example, Planner, text_hash
-from residuum.capture.tables import TOKEN_SCHEMA, TableLayout
+from residuum.capture.tables import TableLayout
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import InputError
+from residuum.store.parts import BASE_SCHEMAS, TOKENS
 
 USER = pa.table(
     {
@@ -52,7 +53,7 @@ def test_repeats_share_rows():
     assert tokens.column("example").to_pylist() == [0, 0, 1, 2, 2]
     assert tokens.column("token").to_pylist() == [0, 1, 0, 0, 1]
     assert tokens.column("text").to_pylist() == ["w1", "w2", "w3", "w1", "w2"]
-    assert tokens.schema.equals(TOKEN_SCHEMA)
+    assert tokens.schema.equals(BASE_SCHEMAS[TOKENS])
 
 
 def test_row_is_null_where_nothing_is_stored():
@@ -92,7 +93,7 @@ def test_images_have_positions_and_no_text():
     tokens = layout(vocabulary=None).tokens(placed(image))
     assert tokens.column("token").to_pylist() == [0, 1, 2]
     assert tokens.column("token_id").null_count == 3
-    assert tokens.schema.equals(TOKEN_SCHEMA)
+    assert tokens.schema.equals(BASE_SCHEMAS[TOKENS])
 
 
 @pytest.mark.parametrize("name", ["example", "first_row", "content_hash", "n_row"])

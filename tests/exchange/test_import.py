@@ -157,6 +157,17 @@ def test_tables_of_every_kind_say_the_same(tmp_path):
             assert found.to_pylist() == expected.to_pylist()
 
 
+def test_categories_are_what_they_stand_for(tmp_path):
+    frame = per_row().to_pandas()
+    wanted = residuum.import_activations(tmp_path / "plain", {"embed": draw(8, D)}, table=frame)
+    for name in ("example", "topic", "text"):
+        frame[name] = frame[name].astype("category")
+    frame["example"] = frame["example"].cat.set_categories([2, 7, 1, 0])  # codes in another order
+    store = residuum.import_activations(tmp_path / "run", {"embed": draw(8, D)}, table=frame)
+    for name in ("examples", "tokens", "rows"):
+        assert store.table(name).to_pylist() == wanted.table(name).to_pylist()
+
+
 def test_examples_are_counted_anew_and_gaps_stay_without_a_row(tmp_path):
     table = pa.table(
         {"example": ["x", "x", "q"], "token": [1, 3, 0], "token_id": [4, 5, 6], "row": [11, 13, 40]}
@@ -386,6 +397,18 @@ def test_mapped_files_do_not_pile_up_in_memory(tmp_path):
         blocks.let_go(part.array)
         assert resident(tmp_path / name) == 0
         assert part.array.sum() == 4096 * 64
+
+
+def test_an_array_of_the_callers_stays_as_it_is(tmp_path, monkeypatch):
+    """Also one that is a private map of a file, whose changes are nowhere else."""
+    monkeypatch.setattr("residuum.exchange.blocks.MOST_BYTES", 4096)
+    np.save(tmp_path / "x.npy", draw(5000, D))
+    mine = np.load(tmp_path / "x.npy", mmap_mode="c")
+    mine *= 0.5
+    expected = np.array(mine)
+    store = residuum.import_activations(tmp_path / "run", {"embed": mine})
+    exact(store["embed"].read(), expected)
+    exact(np.asarray(mine), expected)
 
 
 def test_nonfinite_numbers_are_kept_where_asked(tmp_path):

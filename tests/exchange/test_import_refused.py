@@ -1,5 +1,6 @@
 """What cannot be imported is refused by name, and nothing is left behind."""
 
+import json
 import re
 import sys
 
@@ -219,6 +220,10 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
         {"embed": torch.zeros(3, D, dtype=torch.int8)}, tmp_path / "i.safetensors"
     )
     (tmp_path / "folder").mkdir()
+    (tmp_path / "cut").mkdir()
+    said = {"format": "npy", "arrays": {"embed": {}}, "records": {}}
+    said["model"] = {"n_layer": 1, "name": "m"}
+    (tmp_path / "cut/export.json").write_text(json.dumps(said))
     refused = {
         "bf.npy": "2-byte values.*safetensors",
         "objects.npy": "no readable .npy",
@@ -232,6 +237,7 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
         "two.pt": "no tensor 'embed'; it has ids, mask",
         "i.safetensors": "type I8",
         "folder": "without export.json",
+        "cut": "export.json is damaged: KeyError",
     }
     before = sorted(tmp_path.iterdir())
     for name, said in refused.items():

@@ -8,13 +8,15 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from store import made
 
 import residuum
 from residuum.analyses import registry
 from residuum.errors import ArgumentError, CaptureError, InputError, SiteError, StoreError
-from residuum.store import Store, StoreWriter
+from residuum.sites import Site
+from residuum.store import ArrayPlan, Store, StoreWriter
 
 CHUNK = made.CHUNK_ROWS
 
@@ -84,6 +86,7 @@ def test_a_store_says_that_it_is_lossy(small):
     info = small.info()["sites"]["z"]
     assert (info["dtype"], info["stored_dtype"]) == ("float32", "int8")
     assert info["error"]["layers"] == [0, 1, 2]
+    assert info["stored_as"].startswith("int8, lossy, RMS error 0.")
     assert json.loads(json.dumps(info)) == info
     assert "int8, lossy, RMS error 0." in repr(small)
     assert "int8, lossy, RMS error 0." in repr(small["z"])
@@ -149,6 +152,40 @@ def test_arrays_out_of_it_are_float32(small, tmp_path):
     assert out.is_file()
 
 
+def test_rows_of_examples_may_be_committed_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("residuum.exchange.store_copy.SHARE_OF_TABLES", 0)
+    monkeypatch.setattr("residuum.exchange.store_copy.EXAMPLES", 7)
+    n, length = 100, 5
+    rng = np.random.default_rng(0)
+    sites = {"embed": rng.standard_normal((n * length, 6), np.float32)}
+    plans = [
+        ArrayPlan(Site("embed"), None, (), (6,), "float32"),
+        ArrayPlan(Site("pooled"), None, (), (3,), "float32"),
+    ]
+    example = np.arange(n)
+    cut = {"target": False, "shard_rows": 32, "chunk_rows": 8}
+    with StoreWriter.create(tmp_path / "run", model={}, capture={}, arrays=plans, **cut) as writer:
+        writer.write("embed", None, sites["embed"], np.array([[0, 0, n * length]]))
+        pooled = rng.standard_normal((n, 3), np.float32)
+        writer.write("pooled", None, pooled, np.array([[0, 0, n]]))
+        first = example * length
+        columns = {"example": example, "first_row": first, "example_row": example}
+        columns |= {"n_token": pa.array([length] * n, pa.int32()), "content_hash": ["x"] * n}
+        writer.add_examples(pa.table(columns | {"n_row": pa.array([length] * n, pa.int32())}))
+        row = np.arange(n * length)
+        token = pa.array(row % length, pa.int32())
+        writer.add_tokens(pa.table({"example": row // length, "token": token, "row": row}))
+        writer.commit(complete=True)
+    out = residuum.export(
+        tmp_path / "run", tmp_path / "small", format="store", dtype="int8", chunk_rows=8
+    )
+    small = Store(out)
+    assert small.verify().ok
+    assert small.commit > 3, "else this tests nothing"
+    assert small.n_example == n
+    np.testing.assert_allclose(small["pooled"].read(), pooled, atol=0.02)
+
+
 def test_what_cannot_be_is_refused(small, wide, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ArgumentError, match="say --format store"):
@@ -159,8 +196,6 @@ def test_what_cannot_be_is_refused(small, wide, tmp_path):
         residuum.import_activations(out, {"embed": np.ones((3, 4), np.float32)}, dtype="int8")
     with pytest.raises(StoreError, match=r"nothing can be added: .* export that again"):
         StoreWriter.open(small.path)
-    with pytest.raises(ArgumentError, match="int8 has its scales in the statistics"):
-        StoreWriter.create(out, model={}, capture={}, arrays=made.plans("int8"), statistics=False)
     assert not out.exists()
 
 

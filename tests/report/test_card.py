@@ -14,14 +14,14 @@ INFO = {
             "axes": ["row", "layer", "head", "d_head"],
             "shape": [56789, 12, 12, 64],
             "layers": [0, 1, 2, 5],
-            "dtype": "float16",
+            "stored_as": "float16",
             "nbytes": 999,
         },
         "embed": {
             "axes": ["row", "d_model"],
             "shape": [56789, 768],
             "layers": None,
-            "dtype": "float32",
+            "stored_as": "float32",
             "nbytes": 174_000_000,
         },
     },
@@ -51,10 +51,3 @@ def test_sites():
         "size": "999 bytes",
     }
     assert (embed["layers"], embed["size"]) == ("", "174 MB")
-
-
-def test_a_lossy_site_says_what_it_lost():
-    error = {"layers": [0, 1], "relative_rms": [0.004, 0.0061], "max_abs": [0.1, 0.2]}
-    z = {**INFO["sites"]["z"], "stored_dtype": "int8", "error": error}
-    card = StoreCard.of({**INFO, "sites": {"z": z}})
-    assert card.sites[0]["dtype"] == "int8, lossy, RMS error 0.61 %"

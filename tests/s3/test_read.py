@@ -182,7 +182,7 @@ def test_far_rows_cost_themselves_and_near_ones_what_lies_between(wide):
     most = 2**20 // row
     near = np.array([10, 10 + most])  # in chunks 0 and 2, each of which ends with a checksum
     assert read(near) == (1 + most) * row + 2 * 4
-    assert read(near + [0, 1]) == 2 * row
+    assert read(near + np.array([0, 1])) == 2 * row
 
 
 def test_a_layer_costs_that_layer(wide):

@@ -156,6 +156,44 @@ def test_two_writers_cannot_both_commit(tmp_path, bucket, monkeypatch):
     assert store.commit == 2
 
 
+def test_a_writer_without_its_lock_replaces_no_tables(tmp_path, bucket, monkeypatch):
+    url = f"{bucket}/run"
+    empty_store(tmp_path, url)
+    with StoreWriter.open(url) as one:
+        S3Path(f"{url}/staging/writer.lock").unlink()
+        move_to_another_machine(monkeypatch, tmp_path)
+        with StoreWriter.open(url) as two:
+            fill(two)
+        before = objects(url)
+        with pytest.raises(StoreError, match="is not this writer's any more"):
+            fill(one)
+    assert objects(url) == before
+
+
+def test_a_creation_that_fails_is_not_in_the_way(tmp_path, bucket):
+    url = f"{bucket}/run"
+    with made.create(tmp_path / "made.residuum"):
+        pass
+    target = tmp_path / "made.residuum/index/target"
+    (target / "zarr.json").rename(tmp_path / "kept")
+    (target / "zarr.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"index/target/zarr\.json"):
+        StoreWriter.upload(tmp_path / "made.residuum", S3Path(url))
+    assert not list(S3Path(url).objects())
+    (target / "zarr.json").unlink()
+    (tmp_path / "kept").rename(target / "zarr.json")
+    StoreWriter.upload(tmp_path / "made.residuum", S3Path(url))
+    assert Store(url).commit == 0
+
+
+def test_a_place_where_another_is_being_made(tmp_path, bucket):
+    _residuum.object_create(b"a number", S3Path(f"{bucket}/run/staging/writer.lock"))
+    with made.create(tmp_path / "made.residuum"):
+        pass
+    with pytest.raises(StoreError, match=r"makes a store here; .* remove everything below s3://"):
+        StoreWriter.upload(tmp_path / "made.residuum", S3Path(f"{bucket}/run"))
+
+
 def test_a_place_that_is_taken(tmp_path, bucket):
     url = f"{bucket}/run"
     folder = empty_store(tmp_path, url)

@@ -1,5 +1,7 @@
 """What was written is what is read, by residuum, by stock zarr and by tensorstore."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -258,6 +260,49 @@ def test_statistics_of_a_layer_are_those_of_its_rows(kept):
         store.statistics("z")
     with pytest.raises(SiteError, match="`embed` has no axis `layer`"):
         store.statistics("embed", 0)
+
+
+def test_chunks_without_a_finite_value_count_for_nothing(tmp_path):
+    arrays, ids = made.draw("float32")
+    z = arrays["z"]
+    z[: made.CHUNK_ROWS, 1, 0, 0] = np.inf
+    z[made.CHUNK_ROWS :, 1, 0, 0] = 5.0
+    z[:, 1, 0, 1] = np.nan
+    with made.create(tmp_path / "run") as writer:
+        made.write_rows(writer, arrays, ids)
+        writer.write("pooled", None, arrays["pooled"], np.array([[0, 0, len(made.LENGTHS)]]))
+        writer.add_examples(made.examples())
+        writer.add_tokens(made.tokens(ids))
+        writer.commit(complete=True)
+    found = Store(tmp_path / "run").statistics("z", 1)
+    assert found.n_row == made.N_ROW
+    one = [values[0, 0] for values in (found.min, found.max, found.mean, found.std)]
+    assert one == [5, 5, 5, 0]
+    assert np.isnan(
+        [values[0, 1] for values in (found.min, found.max, found.mean, found.std)]
+    ).all()
+
+
+def test_a_commit_that_failed_can_be_made_again(tmp_path, monkeypatch):
+    arrays, ids = made.draw("float32")
+    with made.create(tmp_path / "run") as writer:
+        made.write_rows(writer, arrays, ids)
+        writer.write("pooled", None, arrays["pooled"], np.array([[0, 0, len(made.LENGTHS)]]))
+        writer.add_examples(made.examples())
+        writer.add_tokens(made.tokens(ids))
+        with monkeypatch.context() as patch:
+            patch.setattr("residuum.store.writer.write_part", full)
+            with pytest.raises(OSError, match="No space left"):
+                writer.commit(complete=True)
+        writer.commit(complete=True)
+    store = Store(tmp_path / "run")
+    assert store.verify().ok
+    assert store.examples.count_rows() == len(made.LENGTHS)
+    assert store.tokens.count_rows() == made.N_ROW
+
+
+def full(*_part):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_statistics_are_those_of_each_chunk(kept):

@@ -210,12 +210,11 @@ def refuse_lossy(store: "Store", *, analysis: str) -> None:
         SiteError: A site is int8.
 
     """
-    for name in store.sites:
-        site = store[name]
-        if site.error is not None:
-            message = (
-                f"{analysis} needs exact numbers, but {name} of {store.path} is "
-                f"{site.stored_dtype} ({site.error}): ask the store that it was exported from, or "
-                "one of 16 bits."
-            )
-            raise SiteError(message)
+    site = store.lossy
+    if site is not None:
+        message = (
+            f"{analysis} needs exact numbers, but {site.name} of {store.path} is "
+            f"{site.stored_dtype} ({site.error}): ask the store that it was exported from, or one "
+            "of 16 bits."
+        )
+        raise SiteError(message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from residuum.capture.readout import readout
 from residuum.capture.sink import host_array
+from residuum.store.files import sync_folder
 from residuum.store.s3_path import S3Path
 from residuum.store.writer import StoreWriter
 
@@ -38,6 +39,7 @@ def create(job: Job, *, empty: bool = False) -> None:
     try:
         _fill(job, draft, empty=empty)
         draft.rename(path)
+        sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -39,11 +39,10 @@ class Stored:
             CaptureError: it is int8, to which nothing can be added.
         """
         store = Store(path)
-        lossy = next((name for name in store.sites if store[name].error is not None), None)
-        if lossy is not None:
+        if store.lossy is not None:
             message = (
-                f"{path}: {lossy} is int8, to which nothing can be added: add to the store that it "
-                "was exported from, then export that again with --dtype int8."
+                f"{path}: {store.lossy.name} is int8, to which nothing can be added: add to the "
+                "store that it was exported from, then export that again with --dtype int8."
             )
             raise CaptureError(message)
         return cls(store)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from residuum.capture.tokenise import TokenisedText
 from residuum.errors import InputError
+from residuum.store.columns import nullable
+from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,28 +21,9 @@ if TYPE_CHECKING:
 
     from residuum.capture.plan import Placed
 
-EXAMPLE_FIELDS = (
-    pa.field("example", pa.int64(), nullable=False),
-    pa.field("n_token", pa.int32(), nullable=False),
-    pa.field("n_row", pa.int32(), nullable=False),
-    pa.field("first_row", pa.int64()),
-    pa.field("example_row", pa.int64()),
-    pa.field("content_hash", pa.string(), nullable=False),
-)
 WINDOW_FIELDS = (
     pa.field("source_row", pa.int64(), nullable=False),
     pa.field("token_offset", pa.int32(), nullable=False),
-)
-TOKEN_SCHEMA = pa.schema(
-    [
-        pa.field("example", pa.int64(), nullable=False),
-        pa.field("token", pa.int32(), nullable=False),
-        pa.field("row", pa.int64()),
-        pa.field("token_id", pa.int32()),
-        pa.field("text", pa.string()),
-        pa.field("char_start", pa.int32()),
-        pa.field("char_end", pa.int32()),
-    ]
 )
 
 
@@ -65,7 +47,9 @@ class TableLayout:
         Raises:
             InputError: a clash of names.
         """
-        ours = [f.name for f in (*EXAMPLE_FIELDS, *(WINDOW_FIELDS if self.windowed else ()))]
+        ours = [
+            f.name for f in (*BASE_SCHEMAS[EXAMPLES], *(WINDOW_FIELDS if self.windowed else ()))
+        ]
         clash = [name for name in self.user.names if name in ours]
         twice = sorted({name for name in self.user.names if self.user.names.count(name) > 1})
         if twice:
@@ -82,7 +66,9 @@ class TableLayout:
     @property
     def example_schema(self) -> pa.Schema:
         """Our columns, then the user's."""
-        return pa.schema([*EXAMPLE_FIELDS, *(WINDOW_FIELDS if self.windowed else ()), *self.user])
+        return pa.schema(
+            [*BASE_SCHEMAS[EXAMPLES], *(WINDOW_FIELDS if self.windowed else ()), *self.user]
+        )
 
     def with_rows(self, planned: Sequence[Placed]) -> list[Placed]:
         """Those of a planned batch that have a row: the others need not run."""
@@ -118,15 +104,15 @@ class TableLayout:
         columns = [
             pa.array(example),
             pa.array(token),
-            _nullable(row),
+            nullable(row),
             *self._text(placed, int(lengths.sum())),
         ]
-        return pa.table(columns, schema=TOKEN_SCHEMA)
+        return pa.table(columns, schema=BASE_SCHEMAS[TOKENS])
 
     def _text(self, placed: Sequence[Placed], n: int) -> list[pa.Array]:
         """token_id, text, char_start, char_end; null for images and where spans are not known."""
         if self.vocabulary is None:
-            return [pa.nulls(n, f.type) for f in list(TOKEN_SCHEMA)[3:]]
+            return [pa.nulls(n, f.type) for f in list(BASE_SCHEMAS[TOKENS])[3:]]
         texts = [_text_of(p) for p in placed]
         ids = pa.array(np.concatenate([t.ids for t in texts]))
         spans = np.concatenate(
@@ -135,7 +121,7 @@ class TableLayout:
                 for t in texts
             ]
         )
-        return [ids, self.vocabulary.take(ids), _nullable(spans[:, 0]), _nullable(spans[:, 1])]
+        return [ids, self.vocabulary.take(ids), nullable(spans[:, 0]), nullable(spans[:, 1])]
 
 
 def _user_columns(placed: Sequence[Placed], user: pa.Schema) -> list[pa.ChunkedArray]:
@@ -173,11 +159,6 @@ def _token_rows(placed: Placed) -> NDArray[np.int64]:
     rows = np.full(placed.item.n_token, -1, dtype=np.int64)
     rows[placed.item.positions] = np.arange(placed.first_row, placed.stop_row)
     return rows
-
-
-def _nullable(values: NDArray[np.int64] | NDArray[np.int32]) -> pa.Array:
-    """An Arrow array in which -1 is null."""
-    return pc.if_else(pa.array(values >= 0), pa.array(values), None)
 
 
 def _ticks(names: Sequence[str]) -> str:

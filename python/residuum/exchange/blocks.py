@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from residuum.errors import ArgumentError
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
     from residuum.store import SiteArray
 
 MOST_BYTES = 64 << 20  # larger blocks read no faster
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The type of that name; numpy itself has no bfloat16."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+_MOST = float(np.finfo(np.float32).max)
 
 
 def cut(n_row: int, row_bytes: int, budget: int, chunk_rows: int = 1) -> Iterator[tuple[int, int]]:
@@ -72,14 +67,14 @@ def narrowed(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[A
         largest = np.abs(values[infinite & np.isfinite(values)]).max()
         message = (
             f"{what} has numbers as large as {float(largest):.4g}, which {dtype.name} cannot hold: "
-            "choose --dtype bfloat16 or float32."
+            f"choose {'--dtype bfloat16 or float32' if largest <= _MOST else 'smaller numbers'}."
         )
         raise ArgumentError(message)
     return out
 
 
 def let_go(array: NDArray[Any]) -> None:
-    """Take the pages of a mapped file that were read out of this process' memory.
+    """Take the pages of a file that was mapped to be read out of this process' memory.
 
     They would only leave when memory is short, and count as the process' own until then.
     """

@@ -335,7 +335,8 @@ def _write_rows(
                 values = blocks.narrowed(one.read(place, layer), job.dtypes[one.site], what)
                 writer.write(one.site, layer, values, runs)
                 bar.advance(done=stop - start, rows=stop - start, n_bytes=values.nbytes)
-            blocks.let_go(one.part.array)
+            if one.part.mapped:
+                blocks.let_go(one.part.array)
         if target is not None and space is RowSpace.TOKEN:
             writer.write_target(target[start:stop], runs)
 

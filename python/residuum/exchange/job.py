@@ -13,6 +13,7 @@ from residuum.errors import ArgumentError
 from residuum.exchange import blocks
 from residuum.exchange.records import records
 from residuum.sites import RowSpace
+from residuum.store.dtypes import BFLOAT16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +117,7 @@ def refuse_bfloat16(selection: Selection, form: str) -> None:
         ArgumentError: a site that would be.
     """
     for chosen in selection.sites:
-        if chosen.dtype == blocks.numpy_dtype("bfloat16"):
+        if chosen.dtype == BFLOAT16:
             message = (
                 f"{chosen.name} would be bfloat16, which {form} has no type for: --dtype float32 "
                 "widens it without loss, --format safetensors keeps it."

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from residuum.errors import InputError
-from residuum.exchange.blocks import numpy_dtype
 from residuum.exchange.parts import FLOATS
 from residuum.sites import RowSpace, Site
+from residuum.store.dtypes import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

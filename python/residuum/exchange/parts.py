@@ -37,6 +37,7 @@ class Part:
         layer: its layer; None for a site without layers, or where the array has an axis of them.
         array: in memory or mapped.
         what: the file, and the tensor in it, for messages.
+        mapped: whether the array is a map of a file that was opened here, which nobody else has.
         layers: the layers along that axis, where they are known.
     """
 
@@ -44,6 +45,7 @@ class Part:
     layer: int | None
     array: NDArray[Any]
     what: str
+    mapped: bool
     layers: tuple[int, ...] | None = None
 
 
@@ -109,17 +111,17 @@ def _of_site(
         if tensor not in tensors:
             _refuse_names(tensors, f"no tensor {tensor!r}")
         chosen = tensors[tensor]
-        return [Part(site, layer, chosen.array, chosen.what)]
+        return [chosen.part(site, layer)]
     wanted = site.value if layer is None else f"{site.value}.{layer}"
     named = {_parse(name): one for name, one in tensors.items()}
     layered = [
-        Part(site, of_layer, one.array, one.what)
+        one.part(site, of_layer)
         for (of_site, of_layer), one in named.items()
         if of_site is site and of_layer is not None and layer is None
     ]
     if wanted in tensors or len(tensors) == 1:
         chosen = tensors[wanted] if wanted in tensors else next(iter(tensors.values()))
-        return layered or [Part(site, layer, chosen.array, chosen.what)]
+        return layered or [chosen.part(site, layer)]
     if not layered:
         _refuse_names(tensors, f"no tensor {wanted!r}")
     return layered
@@ -137,7 +139,7 @@ def _of_names(path: Path, layer: int | None, tensors: dict[str, _Tensor]) -> lis
                 "several tensors), or call it by site and layer, such as resid_post.5."
             )
             raise InputError(message)
-        parts.append(Part(site, layer if of_layer is None else of_layer, one.array, one.what))
+        parts.append(one.part(site, layer if of_layer is None else of_layer))
     return parts
 
 
@@ -152,17 +154,18 @@ def _of_export(folder: Path) -> Opened:
         form, arrays = said["format"], said["arrays"]
         model, records = said["model"], said["records"]
         n_layer, name = model["n_layer"], model["name"]
-    except (ValueError, KeyError, TypeError) as error:
+        files = [(site, one["file"], one["layers"]) for site, one in arrays.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{manifest} is damaged: {error!r}"
         raise InputError(message) from error
     if form not in ("npy", "safetensors"):
         message = f"{folder} is a {form}, which is not imported: export npy or safetensors."
         raise InputError(message)
     parts: list[Part] = []
-    for site, one in arrays.items():
-        for part in of_arrays({site: folder / one["file"]}):
-            axis = part.layer is None and one["layers"] is not None
-            parts.append(replace(part, layers=tuple(one["layers"])) if axis else part)
+    for site, file, layers in files:
+        for part in of_arrays({site: folder / file}):
+            axis = part.layer is None and layers is not None
+            parts.append(replace(part, layers=tuple(layers)) if axis else part)
     space = RowSpace.TOKEN if RowSpace.TOKEN in records else RowSpace.EXAMPLE
     return Opened(parts, folder / RECORDS[space], n_layer, name)
 
@@ -171,6 +174,10 @@ def _of_export(folder: Path) -> Opened:
 class _Tensor:
     array: NDArray[Any]
     what: str
+    mapped: bool = False
+
+    def part(self, site: Site, layer: int | None) -> Part:
+        return Part(site, layer, self.array, self.what, self.mapped)
 
 
 def _tensors(given: object) -> dict[str, _Tensor]:
@@ -190,7 +197,7 @@ def _tensors(given: object) -> dict[str, _Tensor]:
         message = f"{path}: no such file to read activations from."
         raise InputError(message)
     return {
-        name: _Tensor(array, f"{path} ({name})" if name else str(path))
+        name: _Tensor(array, f"{path} ({name})" if name else str(path), mapped=True)
         for name, array in _read(path).items()
     }
 

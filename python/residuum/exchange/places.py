@@ -86,16 +86,19 @@ def read_table(table: Path | pa.Table | Any) -> tuple[pa.Table, str]:  # noqa: A
 
 
 def _plain(table: pa.Table, what: str) -> tuple[pa.Table, str]:
-    """The table without metadata, texts of the usual type, which some libraries make wider."""
+    """The table without metadata, in plain types: no wide texts and no categories."""
     names = table.column_names
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         message = f"{what} has two columns called `{twice[0]}`: rename one."
         raise InputError(message)
-    fields = [
-        f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in table.schema
-    ]
+    fields = [f.with_type(_plain_type(f.type)) for f in table.schema]
     return table.cast(pa.schema(fields)) if fields else table, what
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def places(laid: Laid, table: pa.Table | None, what: str) -> Places:

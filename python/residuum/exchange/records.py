@@ -14,6 +14,8 @@ import pyarrow as pa
 from residuum.errors import StoreError
 from residuum.exchange.selection import batches
 from residuum.sites import RowSpace
+from residuum.store.columns import integers
+from residuum.store.parts import EXAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from residuum.exchange.rows import Rows
     from residuum.store import Store
 
-OURS = ("example", "n_token", "n_row", "first_row", "example_row", "content_hash")
 _TOKEN = ("row", "example", "token", "token_id", "text")
 _EXAMPLE = ("example_row", "example", "n_token", "content_hash")
 _BATCH = 1 << 14
@@ -45,7 +46,7 @@ def records(store: Store, rows: Rows, space: RowSpace) -> Iterator[pa.Table]:
     beside = _Beside(store, list(user))
     done = 0
     for batch in batches(data, list(ours), _BATCH):
-        place = rows.places(_numbers(batch.column(ours[0])))
+        place = rows.places(integers(batch.column(ours[0])))
         first = _first(place, done)
         if not len(first):
             continue
@@ -54,7 +55,7 @@ def records(store: Store, rows: Rows, space: RowSpace) -> Iterator[pa.Table]:
         if len(wrong):
             _refuse(store, rows, done + int(wrong[0]))
         done += len(first)
-        columns = beside.take(_numbers(found.column("example")))
+        columns = beside.take(integers(found.column("example")))
         for name, column in zip(user.values(), columns, strict=True):
             found = found.append_column(name, column)
         yield found
@@ -76,7 +77,7 @@ def _refuse(store: Store, rows: Rows, done: int) -> None:
 
 def _user_names(store: Store, ours: tuple[str, ...]) -> dict[str, str]:
     """Columns of the examples that are not residuum's, and what they are called beside ours."""
-    names = [name for name in store.examples.schema.names if name not in OURS]
+    names = [name for name in store.examples.schema.names if name not in EXAMPLE_COLUMNS]
     taken = {*ours, *names}
     called = {}
     for name in names:
@@ -112,7 +113,7 @@ class _Beside:
             parts.append(pa.Table.from_batches([batch]))
             last = _last(parts[-1])
         held = pa.concat_tables(parts)
-        numbers = _numbers(held.column("example"))
+        numbers = integers(held.column("example"))
         taken = held.take(pa.array(np.searchsorted(numbers, example)))
         # A copy of the rest, so that what is behind does not stay in memory.
         rest = held.slice(int(np.searchsorted(numbers, example[-1])))
@@ -122,8 +123,3 @@ class _Beside:
 
 def _last(table: pa.Table) -> int:
     return int(table.column("example")[-1].as_py()) if table.num_rows else -1
-
-
-def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """A column as int64, -1 where it is null."""
-    return np.asarray(column.cast(pa.int64()).fill_null(-1))

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from residuum.errors import ArgumentError, SelectionError, SiteError
-from residuum.exchange.blocks import numpy_dtype
 from residuum.exchange.rows import Rows
 from residuum.quantities import parse_layers
 from residuum.query import quote
 from residuum.sites import RowSpace, Site
+from residuum.store.dtypes import numpy_dtype
 from residuum.store.lossy import INT8
 from residuum.store.plan import DTYPES, NEVER_INT8
 from residuum.store.selection import Axis, Selector, pick

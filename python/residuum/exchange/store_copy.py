@@ -9,6 +9,7 @@ Results are left behind: they are answers about the other store.
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from residuum.exchange.selection import batches, example_rows
 from residuum.exchange.user_tables import renumbered
 from residuum.sites import RowSpace, Site
 from residuum.store import ArrayPlan, Store, StoreWriter
+from residuum.store.columns import integers, nullable
 from residuum.store.lossy import INT8
 from residuum.store.plan import CODECS
 from residuum.store.s3_path import S3Path
@@ -220,6 +222,7 @@ def _write_tables(job: Job, writer: StoreWriter, numbering: _Numbering) -> None:
     """Write examples and tokens; commit on the way where they fill their share of the memory."""
     tokens = _tokens(job.selection, numbering)
     held, waiting = 0, next(tokens, None)
+    step = _example_step(job)
     for examples in _examples(job.selection, numbering):
         writer.add_examples(examples)
         held += examples.nbytes
@@ -228,15 +231,23 @@ def _write_tables(job: Job, writer: StoreWriter, numbering: _Numbering) -> None:
             writer.add_tokens(waiting)
             held += waiting.nbytes
             waiting = next(tokens, None)
-        if held > job.budget * SHARE_OF_TABLES and _commit(job, writer):
+        if held > job.budget * SHARE_OF_TABLES and _commit(job, writer, step):
             held = 0
 
 
-def _commit(job: Job, writer: StoreWriter) -> bool:
+def _example_step(job: Job) -> int:
+    """Of which number of example rows commits show a multiple: an int8 chunk is shown whole."""
+    new = Store(job.folder)
+    coded = [c.name for c in job.selection.sites if c.stored_dtype == INT8]
+    arrays = [new[name] for name in coded if new[name].row_space is RowSpace.EXAMPLE]
+    return math.lcm(*(array.chunk_rows for array in arrays))
+
+
+def _commit(job: Job, writer: StoreWriter, step: int) -> bool:
     """Commit the examples that lie in full shards, if there are new ones."""
     writer.flush()
     tokens = RowSpace.TOKEN in job.selection.spaces
-    n = writer.n_within(writer.sealed_rows("token") if tokens else None)
+    n = writer.n_within(writer.sealed_rows("token") if tokens else None, step)
     if n <= writer.n_example:
         return False
     writer.commit(n_example=n, resume={})
@@ -250,17 +261,17 @@ def _examples(selection: Selection, numbering: _Numbering) -> Iterator[pa.Table]
     pooled = selection.rows[RowSpace.EXAMPLE]
     for batch in batches(data, names, EXAMPLES):
         table = pa.Table.from_batches([batch])
-        old = _numbers(table, "example")
+        old = integers(table.column("example"))
         table = table.filter(pa.array(numbering.example[old] >= 0))
         if not table.num_rows:
             continue
-        old = _numbers(table, "example")
-        place = pooled.places(_numbers(table, "example_row"))
+        old = integers(table.column("example"))
+        place = pooled.places(integers(table.column("example_row")))
         new = {
             "example": pa.array(numbering.example[old]),
             "n_row": pa.array(numbering.n_row[old].astype(np.int32)),
-            "first_row": _nullable(numbering.first_row[old]),
-            "example_row": _nullable(place),
+            "first_row": nullable(numbering.first_row[old]),
+            "example_row": nullable(place),
         }
         yield _with(table, new)
 
@@ -271,12 +282,12 @@ def _tokens(selection: Selection, numbering: _Numbering) -> Iterator[pa.Table]:
     rows = selection.rows[RowSpace.TOKEN]
     for batch in batches(data, data.schema.names, 1 << 15):
         table = pa.Table.from_batches([batch])
-        number = numbering.example[_numbers(table, "example")]
+        number = numbering.example[integers(table.column("example"))]
         table = table.filter(pa.array(number >= 0))
         if not table.num_rows:
             continue
-        place = rows.places(_numbers(table, "row"))
-        new = {"example": pa.array(number[number >= 0]), "row": _nullable(place)}
+        place = rows.places(integers(table.column("row")))
+        new = {"example": pa.array(number[number >= 0]), "row": nullable(place)}
         yield _with(table, new)
 
 
@@ -290,15 +301,6 @@ def _with(table: pa.Table, new: dict[str, pa.Array]) -> pa.Table:
         else:
             table = table.add_column(2, name, column)
     return table
-
-
-def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.asarray(table.column(name).cast(pa.int64()).fill_null(-1))
-
-
-def _nullable(values: NDArray[np.int64]) -> pa.Array:
-    """An Arrow array in which -1 is null."""
-    return pa.array(values, mask=values < 0)
 
 
 def _copy_user_tables(job: Job, numbering: _Numbering) -> None:

@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from residuum.errors import InputError
-from residuum.store.parts import BASE_SCHEMAS, TOKENS
+from residuum.store.parts import BASE_SCHEMAS, EXAMPLE_COLUMNS, TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from residuum.exchange.places import Places
-
-OURS = ("example", "n_token", "n_row", "first_row", "example_row", "content_hash")
 
 
 def token_table(places: Places, texts: pa.ChunkedArray | None, what: str) -> pa.Table:
@@ -126,7 +124,7 @@ def _told(about: pa.Table, n: int, what: str) -> pa.Table:
                 [*about.column_names[:at], f"source_{name}", *about.column_names[at + 1 :]]
             )
     names = about.column_names
-    clash = [f.name for f in about.schema if f.name in OURS and not _is_hash(f)]
+    clash = [f.name for f in about.schema if f.name in EXAMPLE_COLUMNS and not _is_hash(f)]
     clash += [name for name in names if names.count(name) > 1]
     if clash:
         message = (

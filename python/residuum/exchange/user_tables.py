@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from residuum.store.columns import integers
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def renumbered(table: pa.Table, examples: NDArray[np.int64], rows: Rows) -> pa.T
         kept = pa.array(number >= 0)
         table = _replaced(table, "example", number).filter(kept)
     if has_row:
-        place = rows.places(_numbers(table, "row"))
+        place = rows.places(integers(table.column("row")))
         table = _replaced(table, "row", place)
         if not has_example:
             table = table.filter(pa.array(place >= 0))
@@ -42,13 +44,9 @@ def _is_number(table: pa.Table, name: str) -> bool:
     return name in table.column_names and pa.types.is_integer(table.schema.field(name).type)
 
 
-def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    return np.asarray(table.column(name).cast(pa.int64()).fill_null(-1))
-
-
 def _mapped(table: pa.Table, name: str, new: NDArray[np.int64]) -> NDArray[np.int64]:
     """A column through a list of new numbers; -1 for what is outside of it."""
-    old = _numbers(table, name)
+    old = integers(table.column(name))
     inside = (old >= 0) & (old < len(new))
     return np.where(inside, new[np.where(inside, old, 0)], -1)
 

@@ -52,17 +52,9 @@ def _site(name: str, site: Mapping[str, Any]) -> dict[str, object]:
         "site": name,
         "shape": ", ".join(f"{axis} {length:,}" for axis, length in lengths),
         "layers": "" if layers is None else _ranges(layers),
-        "dtype": _dtype(site),
+        "dtype": site["stored_as"],
         "size": _bytes(site["nbytes"]),
     }
-
-
-def _dtype(site: Mapping[str, Any]) -> str:
-    """The type on disk, and what that loses."""
-    error = site.get("error")
-    if error is None:
-        return str(site["dtype"])
-    return f"{site['stored_dtype']}, lossy, RMS error {100 * max(error['relative_rms']):.2g} %"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -50,6 +50,19 @@ def tree_bytes(path: StorePath) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def reserve(handle: int, size: int) -> None:
+    """Give a file its length and the room for it on the disk, where the system can.
+
+    What is then written through a memory map cannot meet a full disk, which would be a signal.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    os.ftruncate(handle, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+
+
 def sync_file(path: Path) -> None:
     """Make the bytes of a file durable."""
     _sync(path)

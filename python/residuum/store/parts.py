@@ -20,6 +20,7 @@ BASE_SCHEMAS: dict[str, pa.Schema] = {
         [
             pa.field("example", pa.int64(), nullable=False),
             pa.field("n_token", pa.int32(), nullable=False),
+            pa.field("n_row", pa.int32(), nullable=False),
             pa.field("first_row", pa.int64()),
             pa.field("example_row", pa.int64()),
             pa.field("content_hash", pa.string(), nullable=False),
@@ -38,6 +39,8 @@ BASE_SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 """What the tables have at least: the columns of a store in which nothing was captured yet."""
+
+EXAMPLE_COLUMNS: tuple[str, ...] = tuple(BASE_SCHEMAS[EXAMPLES].names)
 
 _ROW_GROUP = 1 << 17
 
@@ -113,10 +116,10 @@ def dataset(parts: Sequence[StorePath], empty: pa.Schema) -> pyarrow.dataset.Dat
 def _file_system(path: StorePath) -> pyarrow.fs.FileSystem:
     if not isinstance(path, S3Path):
         return pa.fs.LocalFileSystem()
-    # Everything else it takes from the environment that the core takes it from too.
+    # As the core knows it; everything else is found where the core finds it.
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     return pa.fs.S3FileSystem(
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL"),
+        endpoint_override=next(filter(None, map(os.environ.get, names)), None),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         anonymous=os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"),
     )

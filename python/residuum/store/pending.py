@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from residuum.errors import ArgumentError
+from residuum.store.columns import integers
 from residuum.store.parts import EXAMPLES, TOKENS
 
 
@@ -63,14 +65,20 @@ class Pending:
             self.token_end[example] = max(end, self.token_end.get(example, 0))
         self.tables[TOKENS].append(table)
 
-    def n_below(self, token_rows: int | None = None) -> int:
-        """Number of examples, from 0, that came and whose token rows lie below `token_rows`."""
-        if token_rows is None:
-            return self.n_example + len(self.example_end)
-        number = self.n_example
-        while number in self.example_end and self.token_end.get(number, 0) <= token_rows:
+    def n_below(self, token_rows: int | None = None, example_step: int = 1) -> int:
+        """Number of examples, from 0, that came and whose token rows lie below `token_rows`.
+
+        Their example rows end at a multiple of `example_step`.
+        """
+        found = number = self.n_example
+        end = 0
+        while number in self.example_end:
+            if token_rows is not None and self.token_end.get(number, 0) > token_rows:
+                break
+            end = max(end, self.example_end[number])
             number += 1
-        return number
+            found = found if end % example_step else number
+        return found
 
     def end(self, n_example: int) -> dict[str, int]:
         """One past the last row, per row space, among waiting examples below `n_example`."""
@@ -79,19 +87,22 @@ class Pending:
             "example": max((e for n, e in self.example_end.items() if n < n_example), default=0),
         }
 
-    def take(self, n_example: int) -> dict[str, pa.Table]:
-        """Remove and return the rows of examples below `n_example`; empty tables are absent."""
-        taken = {}
-        for name, tables in self.tables.items():
-            before, behind = _split(tables, n_example)
-            self.tables[name] = behind
-            if before:
-                taken[name] = pa.concat_tables(before, promote_options="permissive")
+    def below(self, n_example: int) -> dict[str, pa.Table]:
+        """The rows of examples below `n_example`; empty tables are absent."""
+        found = {name: _split(tables, n_example)[0] for name, tables in self.tables.items()}
+        return {
+            name: pa.concat_tables(tables, promote_options="permissive")
+            for name, tables in found.items()
+            if tables
+        }
+
+    def drop(self, n_example: int) -> None:
+        """Forget examples below `n_example`, which are committed."""
+        self.tables = {name: _split(tables, n_example)[1] for name, tables in self.tables.items()}
         for ends in (self.token_end, self.example_end):
             for number in [n for n in ends if n < n_example]:
                 del ends[number]
         self.n_example = max(self.n_example, n_example)
-        return taken
 
 
 def _split(tables: list[pa.Table], n_example: int) -> tuple[list[pa.Table], list[pa.Table]]:
@@ -103,13 +114,11 @@ def _split(tables: list[pa.Table], n_example: int) -> tuple[list[pa.Table], list
     return [t for t in before if t.num_rows], [t for t in behind if t.num_rows]
 
 
-def _integers(table: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """A column as int64, -1 where it is null."""
+def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     if name not in table.column_names:
         message = f"the table lacks the column `{name}`; it has {', '.join(table.column_names)}"
         raise ArgumentError(message)
-    column = table.column(name).cast(pa.int64()).fill_null(-1)
-    return np.asarray(column.to_numpy(), dtype=np.int64)
+    return integers(table.column(name))
 
 
 def _refuse_repeated_names(table: pa.Table, name: str) -> None:

@@ -44,9 +44,7 @@ class ArrayPlan:
     inner: Sequence[int]
     dtype: StoredDtype
 
-    def spec(
-        self, *, shard_rows: int, chunk_rows: int | None, codec: Codec, statistics: bool
-    ) -> ArraySpec:
+    def spec(self, *, shard_rows: int, chunk_rows: int | None, codec: Codec) -> ArraySpec:
         """Return the core's description, with names and cut.
 
         Raises:
@@ -61,5 +59,4 @@ class ArrayPlan:
             shard_rows=shard_rows,
             chunk_rows=chunk_rows,
             codec=codec,
-            statistics=statistics,
         )

@@ -50,6 +50,7 @@ def site_info(site: "SiteArray") -> dict[str, Any]:
         "shape": list(site.shape),
         "dtype": site.dtype.name,
         "stored_dtype": site.stored_dtype,
+        "stored_as": dtype_text(site),
         "error": None if site.error is None else site.error.to_json(),
         "layers": list(site.layers) if site.has_layers else None,
         "row_space": site.row_space,

@@ -3,20 +3,19 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from residuum import _residuum
 from residuum.errors import ArgumentError, SiteError
 from residuum.store import batches, show, tensors
+from residuum.store.dtypes import BFLOAT16, numpy_dtype
 from residuum.store.lossy import INT8, StoredError
 from residuum.store.selection import HEAD_AXES, Axis, Key, Picked, Selector, pick, spread
 
 if TYPE_CHECKING:
     import torch  # noqa: TID251  for the type of a result; tensors.py imports it when asked
 
-BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _READ_AXES = ("row", "layer", *HEAD_AXES)
 
 
@@ -370,7 +369,7 @@ class SiteArray:
     def _result_dtype(self, dtype: DTypeLike | None) -> np.dtype[Any]:
         if dtype is None:
             return np.dtype(np.float32) if self.dtype == BFLOAT16 else self.dtype
-        return BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+        return numpy_dtype(dtype)
 
     def _fill(
         self,
@@ -398,7 +397,7 @@ def _dtype(stored: str) -> np.dtype[Any]:
     """The type of the numbers that a type on disk stands for."""
     if stored == INT8:
         return np.dtype(np.float32)
-    return BFLOAT16 if stored == "bfloat16" else np.dtype(stored)
+    return numpy_dtype(stored)
 
 
 def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None) -> None:
@@ -408,6 +407,6 @@ def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | Non
     if not out.flags.c_contiguous or not out.flags.writeable:
         message = "out must be C-contiguous and writeable"
         raise ArgumentError(message)
-    if dtype is not None and out.dtype != (BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)):
+    if dtype is not None and out.dtype != numpy_dtype(dtype):
         message = f"out is {out.dtype}, but dtype asks for {dtype}; leave one of them out"
         raise ArgumentError(message)

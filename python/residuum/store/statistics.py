@@ -15,12 +15,13 @@ class SiteStatistics:
     """Statistics of one layer of a site, over its finite values.
 
     Attributes:
-        n_row: rows they are over.
+        n_row: rows of the layer.
         min: least value of each feature, float32, `[d_model]`, `[head, d_head]` or as the site is;
             NaN where there is none. Likewise all others.
         max: greatest value.
         mean: mean, float64.
-        std: standard deviation, float64, by `n_row`.
+        std: standard deviation, float64, by the number of rows. Both are exact where all values
+            are finite; else a chunk counts with all of its rows.
     """
 
     n_row: int
@@ -33,12 +34,10 @@ class SiteStatistics:
     def of(cls, kept: dict[str, Any], site: "SiteArray") -> "SiteStatistics":
         """What the core read, in the site's own axes."""
         inner = site.row_shape
-        n_row: int = kept["n_row"]
-        std = np.sqrt(kept["m2"] / n_row) if n_row else np.full_like(kept["m2"], np.nan)
         return cls(
-            n_row=n_row,
+            n_row=kept["n_row"],
             min=kept["min"].reshape(inner),
             max=kept["max"].reshape(inner),
             mean=kept["mean"].reshape(inner),
-            std=std.reshape(inner),
+            std=kept["std"].reshape(inner),
         )

@@ -105,6 +105,11 @@ class Store:
         return tuple(self._core.sites)
 
     @property
+    def lossy(self) -> SiteArray | None:
+        """The first site whose numbers are not exactly those that were captured: int8."""
+        return next((self[name] for name in self.sites if self[name].error is not None), None)
+
+    @property
     def rows(self) -> dict[str, int]:
         """Number of rows per row space: `token` and `example`."""
         return dict(self._commit["rows"])

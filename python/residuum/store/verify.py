@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from residuum import _residuum
 from residuum.errors import StoreError
@@ -99,7 +100,7 @@ def _table_problems(folder: StorePath) -> Iterator[Problem]:
                 return
             if table.num_rows:
                 n_row += table.num_rows
-                highest = max(highest, *table.column("example").to_pylist())
+                highest = max(highest, pc.max(table.column("example")).as_py())
         if name == EXAMPLES and n_row != commit["n_example"]:
             committed = count(commit["n_example"], "example")
             yield Problem(

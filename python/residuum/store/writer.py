@@ -70,7 +70,6 @@ class StoreWriter:
         shard_rows: int = DEFAULT_SHARD_ROWS,
         chunk_rows: int | None = None,
         codec: Codec = "none",
-        statistics: bool = True,
         memory_bytes: int = DEFAULT_MEMORY,
         threads: int | None = None,
     ) -> Self:
@@ -85,8 +84,6 @@ class StoreWriter:
             shard_rows: rows per shard file.
             chunk_rows: rows per inner chunk; None chooses by the size of a row.
             codec: "none" or "zstd".
-            statistics: keep min, max, mean and variance per chunk and feature; int8 cannot be
-                without.
             memory_bytes: budget for rows on their way to the disk.
             threads: background threads; None takes one per core, at most four.
 
@@ -101,10 +98,7 @@ class StoreWriter:
         path = place
         _refuse_taken(path)
         specs = [
-            plan.spec(
-                shard_rows=shard_rows, chunk_rows=chunk_rows, codec=codec, statistics=statistics
-            )
-            for plan in arrays
+            plan.spec(shard_rows=shard_rows, chunk_rows=chunk_rows, codec=codec) for plan in arrays
         ]
         if target:
             specs.append(_residuum.ArraySpec.for_target(shard_rows=shard_rows, codec=codec))
@@ -184,8 +178,7 @@ class StoreWriter:
             ArgumentError: an array that cannot be stored.
         """
         specs = [
-            plan.spec(shard_rows=shard_rows, chunk_rows=chunk_rows, codec=codec, statistics=True)
-            for plan in arrays
+            plan.spec(shard_rows=shard_rows, chunk_rows=chunk_rows, codec=codec) for plan in arrays
         ]
         core = _residuum.Writer.grow(
             store_path(path),
@@ -300,9 +293,12 @@ class StoreWriter:
         """
         self._core.flush()
 
-    def n_within(self, token_rows: int | None = None) -> int:
-        """Number of examples from 0 that were queued and have no token row from `token_rows` on."""
-        return self._pending.n_below(token_rows)
+    def n_within(self, token_rows: int | None = None, example_step: int = 1) -> int:
+        """Number of examples from 0 that were queued and have no token row from `token_rows` on.
+
+        With `example_step` so many that their example rows are a multiple of it.
+        """
+        return self._pending.n_below(token_rows, example_step)
 
     def commit(
         self,
@@ -354,6 +350,7 @@ class StoreWriter:
             interrupted=interrupted,
             resume=dict(self.resume if resume is None else resume),
         )
+        self._pending.drop(n_example)
         self._n_shown = n_example
         if not interrupted:
             self._last = record
@@ -362,10 +359,11 @@ class StoreWriter:
 
     def _write_parts(self, n_example: int, *, interrupted: bool) -> dict[str, list[str]]:
         """Write the table rows of a new commit; return all parts that it lists."""
+        self._core.check_lock()
         parts = {name: list(names) for name, names in self._last["tables"].items()}
         name = part_name(self.commit_number + 1, n_example if interrupted else None)
-        waiting = self._pending.take(n_example)
-        for table, rows in () if self.growing else waiting.items():
+        waiting = {} if self.growing else self._pending.below(n_example)
+        for table, rows in waiting.items():
             write_part(self.path / "tables" / table, name, rows)
             parts.setdefault(table, []).append(name)
         return parts

@@ -13,7 +13,12 @@ pub(crate) type FloatsOut<'py> = PyReadwriteArrayDyn<'py, f32>;
 
 /// The elements of a C-contiguous array.
 pub(crate) fn slice<'a>(py: Python<'_>, array: &'a Floats<'_>) -> PyResult<&'a [f32]> {
-    array.as_slice().map_err(|_| not_contiguous(py))
+    // `as_slice` would take Fortran's order too.
+    if array.is_c_contiguous() {
+        array.as_slice().map_err(|_| not_contiguous(py))
+    } else {
+        Err(not_contiguous(py))
+    }
 }
 
 /// The elements of an array that may be absent.
@@ -29,7 +34,11 @@ pub(crate) fn slice_mut<'a>(
     py: Python<'_>,
     array: &'a mut FloatsOut<'_>,
 ) -> PyResult<&'a mut [f32]> {
-    array.as_slice_mut().map_err(|_| not_contiguous(py))
+    if array.is_c_contiguous() {
+        array.as_slice_mut().map_err(|_| not_contiguous(py))
+    } else {
+        Err(not_contiguous(py))
+    }
 }
 
 /// `array` as a matrix; with `transposed` the matrix is `array.T`, without a copy.

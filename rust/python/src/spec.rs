@@ -18,7 +18,7 @@ pub(crate) struct ArraySpec {
 impl ArraySpec {
     /// The usual description of a site's array; names, cut and statistics follow from the site.
     #[staticmethod]
-    #[pyo3(signature = (site, dtype, n_layer, layers, inner, *, shard_rows, chunk_rows, codec, statistics))]
+    #[pyo3(signature = (site, dtype, n_layer, layers, inner, *, shard_rows, chunk_rows, codec))]
     #[allow(clippy::too_many_arguments, reason = "one keyword per property of the array")]
     fn for_site(
         py: Python<'_>,
@@ -30,7 +30,6 @@ impl ArraySpec {
         shard_rows: usize,
         chunk_rows: Option<usize>,
         codec: &str,
-        statistics: bool,
     ) -> PyResult<Self> {
         let (dtype, codec) = (parse_dtype(py, dtype)?, parse_codec(py, codec)?);
         let site: Site = site.parse().map_err(|error| to_python(py, &error))?;
@@ -39,7 +38,6 @@ impl ArraySpec {
             let mut core =
                 CoreSpec::for_site(site, dtype, n_layer, &layers, &inner, shard_rows, codec)?;
             core.chunk_rows = chunk_rows.unwrap_or(core.chunk_rows);
-            core.statistics &= statistics;
             core.check()?;
             Ok(Self { core })
         })

@@ -56,7 +56,7 @@ impl Store {
         self.core.target().map(|core| SiteArray { core: Arc::clone(core) })
     }
 
-    /// Statistics of a layer merged over its chunks: `n_row`, and `[feature]` min, max, mean, m2 by name.
+    /// Statistics of a layer merged over its chunks: `n_row`, and `[feature]` min, max, mean, std by name.
     fn statistics<'py>(
         &self,
         py: Python<'py>,
@@ -69,8 +69,9 @@ impl Store {
         dict.set_item("n_row", found.n_row)?;
         dict.set_item("min", found.min.into_pyarray(py))?;
         dict.set_item("max", found.max.into_pyarray(py))?;
+        let spread = found.m2.iter().zip(&found.n_finite).map(|(m2, n)| (m2 / *n as f64).sqrt());
+        dict.set_item("std", spread.collect::<Vec<f64>>().into_pyarray(py))?;
         dict.set_item("mean", found.mean.into_pyarray(py))?;
-        dict.set_item("m2", found.m2.into_pyarray(py))?;
         Ok(Some(dict))
     }
 

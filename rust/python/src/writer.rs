@@ -27,6 +27,14 @@ pub(crate) struct Writer {
     core: Mutex<Option<Arc<CoreWriter>>>,
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Not under the interpreter's lock: its threads are waited for, and one that uploads asks for that lock.
+        Python::try_attach(|py| py.detach(|| drop(core)));
+    }
+}
+
 #[pymethods]
 impl Writer {
     /// Makes the arrays and commit 0 of a store whose root group is there already.
@@ -112,6 +120,12 @@ impl Writer {
         let space = parse_space(py, row_space)?;
         let core = self.get(py)?;
         detached(py, || core.sealed_rows(space))
+    }
+
+    /// Fails if another writer may have the store by now.
+    fn check_lock(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.get(py)?;
+        detached(py, || core.check_lock())
     }
 
     /// Waits for the background threads.

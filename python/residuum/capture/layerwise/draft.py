@@ -7,7 +7,7 @@ into its place when a stage reads it, so that none is read for this alone but th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,7 @@ from residuum.capture.layerwise.streams import FOLDER
 from residuum.capture.readout import Part, parts
 from residuum.capture.sink import host_array
 from residuum.store import tensor_file
-from residuum.store.files import sync_file, sync_folder
+from residuum.store.files import reserve, sync_file, sync_folder, write_atomic
 from residuum.store.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -100,9 +100,12 @@ class Draft:
         header = tensor_file.header_bytes(shapes)
         size = sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in shapes.values())
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("wb") as file:
+
+        def write(file: BinaryIO) -> None:
+            reserve(file.fileno(), len(header) + size)
             file.write(header)
-            file.truncate(len(header) + size)
+
+        write_atomic(self._path, write)
 
     def _shapes(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}

@@ -35,7 +35,7 @@ Json = dict[str, Any]
 
 
 def start(job: Job, *, show: bool | None) -> None:
-    """Make the store and fill it; leave nothing if it fails before a site is whole.
+    """Make the store and fill it; leave nothing if it fails before a block is through.
 
     Raises:
         InputError: inputs that can be walked only once.
@@ -46,7 +46,7 @@ def start(job: Job, *, show: bool | None) -> None:
         _rows(job, Start(), show=show)
         _Course(job, show=show).run()
     except Exception as error:
-        if Stored.read(job.path).there:
+        if _has_begun(job):
             note_resume(error, job.path)
         else:
             discard(job.path)
@@ -70,8 +70,7 @@ def grow(job: Job, stored: Stored, *, show: bool | None) -> None:
     try:
         course.run()
     except Exception as error:
-        now = Stored.read(job.path)
-        if now.there == before and growing.n_done(now) == 0:
+        if Stored.read(job.path).there == before and not _has_begun(job):
             with StoreWriter.open(job.path) as writer:
                 writer.abandon(stored.store.resume)
         else:
@@ -103,6 +102,13 @@ def go_on(job: Job, stored: Stored, *, show: bool | None) -> None:
     except Exception as error:
         note_resume(error, job.path)
         raise
+
+
+def _has_begun(job: Job) -> bool:
+    """Whether there is anything to go on with: a site, rows of one, or what left a block."""
+    stored = Stored.read(job.path)
+    streams = Streams(Path(job.path))
+    return bool(stored.there) or growing.n_done(stored) > 0 or streams.any_block()
 
 
 def _check_inputs(job: Job) -> None:

@@ -38,6 +38,10 @@ class Streams:
         """The last block up to `number` whose input is there whole; None if there is none."""
         return next((n for n in range(number, -1, -1) if self.path(n).is_file()), None)
 
+    def any_block(self) -> bool:
+        """Whether some block is through: what leaves it is there whole."""
+        return any(path != self.path(0) for path in self.folder.glob("*.bin"))
+
     def remove(self, number: int) -> None:
         """Remove what entered a block, if it is there."""
         self.path(number).unlink(missing_ok=True)

@@ -242,10 +242,14 @@ impl KnnAccumulator {
         let q = self.lengths[query];
         // Rounding of a product over d terms is below d * eps / 2 of the two lengths; doubled.
         let slack = self.d as f64 * f64::from(f32::EPSILON) * q;
+        // And what each of its terms loses where it is too small for f32.
+        let least = self.d as f64 * f64::from(f32::MIN_POSITIVE);
         match self.metric {
-            Metric::Cosine => Bound { flat: 0.0, linear: worst * q - slack, square: 0.0 },
-            Metric::Dot => Bound { flat: worst, linear: -slack, square: 0.0 },
-            Metric::L2 => Bound { flat: f64::midpoint(q * q, worst), linear: -slack, square: 0.5 },
+            Metric::Cosine => Bound { flat: -least, linear: worst * q - slack, square: 0.0 },
+            Metric::Dot => Bound { flat: worst - least, linear: -slack, square: 0.0 },
+            Metric::L2 => {
+                Bound { flat: f64::midpoint(q * q, worst) - least, linear: -slack, square: 0.5 }
+            }
         }
     }
 }

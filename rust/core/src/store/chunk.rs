@@ -134,7 +134,7 @@ pub(crate) fn read_across<T: Element>(
     for (row, out) in rows {
         let place = (row - first) * spec.row_bytes()..(row - first + 1) * spec.row_bytes();
         for (layer, (source, bytes)) in sources.iter().zip(&layers).enumerate() {
-            let (row, cell) = (&bytes[place.clone()], wanted.cell(out, 1, layer));
+            let (row, cell) = (&bytes[place.clone()], wanted.cells.lend(out, 1, layer));
             copy_columns(spec.dtype, source.scales, wanted.columns, row, cell);
         }
     }
@@ -220,26 +220,16 @@ fn copy<T: Element>(
         }
         let rows = &rows_at(run)[..run.n * row_bytes];
         if whole && wanted.cells.is_one_layer() {
-            T::decode(spec.dtype, scales, rows, wanted.cell(run.out, run.n, layer));
+            T::decode(spec.dtype, scales, rows, wanted.cells.lend(run.out, run.n, layer));
             continue;
         }
         for (row, out) in rows.chunks_exact(row_bytes).zip(run.out..) {
-            copy_columns(spec.dtype, scales, wanted.columns, row, wanted.cell(out, 1, layer));
+            copy_columns(spec.dtype, scales, wanted.columns, row, wanted.cells.lend(out, 1, layer));
         }
     }
 }
 
 impl<T> Wanted<'_, '_, T> {
-    #[allow(
-        unsafe_code,
-        reason = "threads fill parts of one array that no slice can be split into"
-    )]
-    #[allow(clippy::mut_from_ref, reason = "each cell is asked for once")]
-    fn cell(&self, row: usize, n: usize, layer: usize) -> &mut [T] {
-        // SAFETY: the runs of a read hold every output row once, and each layer's copy asks once for each run.
-        unsafe { self.cells.rows(row, n, layer) }
-    }
-
     /// Whether rows are wanted whole.
     fn is_whole_rows(&self, spec: &ArraySpec) -> bool {
         self.columns.len() == 1 && self.columns[0].len() == spec.row_len()

@@ -152,15 +152,23 @@ impl Commit {
 
     /// Writes the record under its number; never replaces one.
     pub(crate) fn publish(&self, store: &Path) -> Result<()> {
-        files::create_new_atomic(&file(store, self.commit), &render(self)).map_err(|error| {
-            let why = format!(
-                "another writer made commit {} of {} meanwhile; resume from there",
-                self.commit,
-                store.display()
-            );
-            if error.is_already_there() { Error::BadCommit { why } } else { error }
-        })?;
-        files::remove(&interrupted_file(store))
+        let (file, record) = (file(store, self.commit), render(self));
+        match files::create_new_atomic(&file, &record) {
+            // A request that was made twice, because its first answer was lost, finds what it made itself.
+            Err(error) if error.is_already_there() && read_small(&file)? != record => {
+                let why = format!(
+                    "another writer made commit {} of {} meanwhile; resume from there",
+                    self.commit,
+                    store.display()
+                );
+                return Err(Error::BadCommit { why });
+            }
+            Err(error) if !error.is_already_there() => return Err(error),
+            _ => {}
+        }
+        // It is of an older commit now, so that readers leave it alone if it cannot be removed.
+        let _ = files::remove(&interrupted_file(store));
+        Ok(())
     }
 
     /// Writes the record of an interrupted capture, replacing an older one.

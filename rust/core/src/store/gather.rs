@@ -86,7 +86,7 @@ pub(crate) struct Cells<'o, T> {
 mod shared {
     use super::{Cells, PhantomData};
 
-    // SAFETY: a cell is lent to one thread only; see `rows`.
+    // SAFETY: a cell is lent to one thread only; see `lend`.
     unsafe impl<T: Send> Sync for Cells<'_, T> {}
 
     impl<'o, T> Cells<'o, T> {
@@ -98,13 +98,13 @@ mod shared {
 
         /// The cell of one layer in an output row, and those of the next `n - 1` rows if there is but one layer.
         ///
-        /// # Safety
-        /// No part of the result may be asked for again while it is in use.
-        #[allow(clippy::mut_from_ref, reason = "the caller sees to it that no two overlap")]
-        pub(crate) unsafe fn rows(&self, row: usize, n: usize, layer: usize) -> &mut [T] {
+        /// Only for the copies of one read, whose runs or blocks hold every output row once and ask once for each
+        /// layer of it: no part of a result is asked for again.
+        #[allow(clippy::mut_from_ref, reason = "no two of them overlap")]
+        pub(crate) fn lend(&self, row: usize, n: usize, layer: usize) -> &mut [T] {
             assert!(layer < self.n_layer && n <= self.n_row && row <= self.n_row - n);
             assert!(n == 1 || self.n_layer == 1, "rows of several layers do not lie together");
-            // SAFETY: the place lies in the output, as was just checked; the caller lends it once.
+            // SAFETY: the place lies in the output, as was just checked; nobody else has it, as is said above.
             unsafe {
                 let first = self.start.add((row * self.n_layer + layer) * self.cell);
                 std::slice::from_raw_parts_mut(first, n * self.cell)

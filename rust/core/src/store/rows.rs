@@ -14,7 +14,6 @@ use std::{
 use super::{
     chunk::{copy_columns, prefetch},
     dtype::Element,
-    gather::Cells,
     read::Read,
     shards::OpenShard,
     spec::ArraySpec,
@@ -112,7 +111,7 @@ impl<T: Element> Read<'_, '_, T> {
     ) -> Result<()> {
         let mut coming = VecDeque::with_capacity(AHEAD + 1);
         let copy = |(at, layer, row): (usize, usize, &[u8])| {
-            copy_columns(self.spec.dtype, &[], self.columns, row, cell(self.cells, at, layer));
+            copy_columns(self.spec.dtype, &[], self.columns, row, self.cells.lend(at, 1, layer));
         };
         for &(row, at) in wanted {
             let (number, chunk, within) = sources.locate(row);
@@ -208,11 +207,4 @@ impl Sources<'_> {
 /// A row's number, which was checked to be below the number of rows.
 fn place(row: u64) -> usize {
     usize::try_from(row).unwrap_or(usize::MAX)
-}
-
-#[allow(unsafe_code, reason = "threads fill parts of one array that no slice can be split into")]
-#[allow(clippy::mut_from_ref, reason = "each cell is asked for once")]
-fn cell<'o, T>(cells: &'o Cells<'_, T>, row: usize, layer: usize) -> &'o mut [T] {
-    // SAFETY: each row of the output is in one block, and its cells are asked for once.
-    unsafe { cells.rows(row, 1, layer) }
 }

@@ -24,6 +24,8 @@ use crate::error::{Error, Result};
 
 /// Shards of an array that stay open.
 pub(super) const MAX_OPEN: usize = 1024;
+/// The same where each holds a file open, of which a process may have but some hundreds.
+const MAX_FILES: usize = 32;
 
 /// Shard number and layer.
 pub(crate) type ShardId = (usize, Option<usize>);
@@ -121,7 +123,7 @@ impl OpenShard {
 
 impl Shards {
     pub(crate) fn new(store: &Path, spec: &ArraySpec) -> Self {
-        let statistics = store.join("statistics").join(spec.name());
+        let statistics = spec.statistics_folder(store);
         Self { folder: store.join(&spec.path), statistics, open: Mutex::default() }
     }
 
@@ -209,7 +211,7 @@ impl Shards {
             .then(|| Scales::at(self.statistics.join(ArraySpec::statistics_key(id.0, id.1))));
         let open = Arc::new(OpenShard { scales, ..open });
         let mut all = self.lock();
-        if all.len() >= MAX_OPEN {
+        if all.len() >= if open.map.holds_file() { MAX_FILES } else { MAX_OPEN } {
             all.clear();
         }
         all.insert(id, Arc::clone(&open));

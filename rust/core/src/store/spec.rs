@@ -1,6 +1,6 @@
 //! What an array is: its shape, cut, dtype and codec, and how `zarr.json` says so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -195,6 +195,11 @@ impl ArraySpec {
     pub(crate) fn shard_key(&self, shard: usize, layer: Option<usize>) -> String {
         let layer = layer.map_or_else(String::new, |layer| format!("/{layer}"));
         format!("c/{shard}{layer}{}", "/0".repeat(self.inner.len()))
+    }
+
+    /// Where the site's statistics lie in a store.
+    pub(crate) fn statistics_folder(&self, store: &Path) -> PathBuf {
+        store.join("statistics").join(self.name())
     }
 
     /// Path of a shard's statistics below `statistics/<site>`.

@@ -220,11 +220,14 @@ pub struct Statistics {
 pub struct Moments {
     /// Rows that were merged.
     pub n_row: usize,
+    /// Rows in the chunks that have a finite value of the feature, which its mean and `m2` are over.
+    pub n_finite: Vec<usize>,
     /// Smallest finite value; NaN where there is none.
     pub min: Vec<f32>,
     /// Largest finite value; NaN where there is none.
     pub max: Vec<f32>,
-    /// Mean. Chunks are weighted by their rows, so that it is exact where all values are finite.
+    /// Mean, NaN where there is no finite value. Chunks are weighted by their rows, so that it is exact where all
+    /// values are finite.
     pub mean: Vec<f64>,
     /// Sum of squared deviations from the mean.
     pub m2: Vec<f64>,
@@ -237,7 +240,7 @@ impl Statistics {
         physical_rows: usize,
         counters: &Arc<Counters>,
     ) -> Self {
-        let folder = store.join("statistics").join(spec.name());
+        let folder = spec.statistics_folder(store);
         Self { folder, spec, physical_rows, counters: Arc::clone(counters) }
     }
 
@@ -304,10 +307,11 @@ impl Statistics {
         let f = self.spec.row_len();
         let mut all = Moments {
             n_row: 0,
+            n_finite: vec![0; f],
             min: vec![f32::NAN; f],
             max: vec![f32::NAN; f],
-            mean: vec![0.0; f],
-            m2: vec![0.0; f],
+            mean: vec![f64::NAN; f],
+            m2: vec![f64::NAN; f],
         };
         let step = self.spec.shard_chunks();
         for start in (0..self.n_chunk()).step_by(step) {
@@ -342,7 +346,7 @@ impl Moments {
     /// Adds a chunk of `n` rows; `statistics` is `[statistic, feature]`. Features without a finite value are skipped.
     fn merge(&mut self, statistics: &[f32], n: usize) {
         let f = self.mean.len();
-        let total = (self.n_row + n) as f64;
+        self.n_row += n;
         for i in 0..f {
             let (min, max) = (statistics[i], statistics[f + i]);
             self.min[i] = self.min[i].min(min);
@@ -351,11 +355,17 @@ impl Moments {
             if mean.is_nan() {
                 continue;
             }
+            let before = self.n_finite[i];
+            self.n_finite[i] += n;
+            if before == 0 {
+                (self.mean[i], self.m2[i]) = (mean, m2);
+                continue;
+            }
+            let (n, before, total) = (n as f64, before as f64, self.n_finite[i] as f64);
             let delta = mean - self.mean[i];
-            self.mean[i] += delta * n as f64 / total;
-            self.m2[i] += m2 + delta * delta * self.n_row as f64 * n as f64 / total;
+            self.mean[i] += delta * n / total;
+            self.m2[i] += m2 + delta * delta * before * n / total;
         }
-        self.n_row += n;
     }
 }
 

@@ -226,7 +226,7 @@ impl Check<'_> {
             return;
         }
         self.note(|report| report.files += 1);
-        let file = self.store.join("statistics").join(spec.name()).join("zarr.json");
+        let file = spec.statistics_folder(self.store).join("zarr.json");
         let parsed = files::read_small(&file).and_then(|bytes| {
             serde_json::from_slice::<serde_json::Value>(&bytes)
                 .map_err(|error| Error::damaged(&file, format!("it is no JSON: {error}")))

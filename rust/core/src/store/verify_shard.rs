@@ -98,7 +98,7 @@ impl ShardCheck<'_> {
             return None;
         }
         self.check.note(|report| report.files += 1);
-        let folder = self.check.store.join("statistics").join(self.spec.name());
+        let folder = self.spec.statistics_folder(self.check.store);
         let path = folder.join(ArraySpec::statistics_key(self.shard, self.layer));
         statistics::read_shard(&folder, self.spec, self.shard, self.layer)
             .map_err(|error| self.check.error(&path, error))
@@ -134,7 +134,7 @@ impl ShardCheck<'_> {
         let partial = committed < self.spec.chunk_rows;
         let sound = agrees(committed) || (partial && agrees(self.filled(rows)));
         if !sound {
-            let folder = self.check.store.join("statistics").join(self.spec.name());
+            let folder = self.spec.statistics_folder(self.check.store);
             let path = folder.join(ArraySpec::statistics_key(self.shard, self.layer));
             self.check
                 .problem(&path, format!("its chunk {chunk} differs from the rows' own statistics"));

@@ -108,7 +108,7 @@ fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// The handler. Calls nothing but `mmap` and atomics, which are allowed in one.
+/// The handler. Calls nothing but what is allowed in one: atomics, `mmap`, `sysconf`, and at last what was there before.
 extern "C" fn on_bus_error(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,

@@ -4,7 +4,7 @@ mod guard;
 
 use std::{
     cell::RefCell,
-    fs::File,
+    fs::{self, File},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -73,6 +73,11 @@ impl Map {
         Self { path: path.to_owned(), len, bytes: Bytes::Object(object) }
     }
 
+    /// Whether the file is kept open.
+    pub(crate) fn holds_file(&self) -> bool {
+        matches!(self.bytes, Bytes::Read(_))
+    }
+
     /// Asks for sorted ranges of an object; a file's bytes are at hand.
     pub(crate) fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Fetching> {
         match &self.bytes {
@@ -125,7 +130,15 @@ impl Map {
     pub(crate) fn check(&self) -> Result<()> {
         match &self.bytes {
             Bytes::Mapped(map) if map.watch.is_broken() => {
-                Err(Error::damaged(&self.path, "it was cut short while it was read"))
+                // A disk that cannot read a page gives the same signal.
+                let is_whole =
+                    fs::metadata(&self.path).is_ok_and(|meta| meta.len() >= self.len as u64);
+                let why = if is_whole {
+                    "the disk could not read some of it"
+                } else {
+                    "it was cut short while it was read"
+                };
+                Err(Error::damaged(&self.path, why))
             }
             _ => Ok(()),
         }

@@ -27,7 +27,7 @@ use object_store::{
 
 pub use self::upload::{create_new, put_file, remove};
 use self::{
-    client::{Pending, Place, start, wait},
+    client::{Pending, Place, SLOTS, start, wait},
     failure::{failed, if_found},
 };
 pub(crate) use self::{
@@ -69,6 +69,7 @@ impl Object {
         let (key, bucket) = (place.key.clone(), place.bucket.clone());
         let range = Some(GetRange::Suffix(n as u64));
         let answer = start(async move {
+            let _slot = SLOTS.acquire().await;
             let found =
                 bucket.get_opts(&key, GetOptions { range, ..GetOptions::default() }).await?;
             Ok((found.meta.clone(), found.bytes().await?))

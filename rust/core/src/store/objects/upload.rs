@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, UploadPart};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UploadPart};
+use tokio::runtime::Handle;
 
 use super::{Place, client::wait, failure::failed, list};
 use crate::error::{Error, Result};
@@ -65,19 +66,38 @@ pub fn put_file(from: &Path, to: &Path) -> Result<()> {
 fn put_in_parts(from: &Path, file: File, to: &Path) -> Result<()> {
     let place = Place::of(to)?;
     let sent = wait(async move {
-        let mut upload = place.bucket.put_multipart(&place.key).await?;
-        let done = send_parts(file, |part| upload.put_part(part)).await;
-        match done {
-            Ok(Ok(())) => upload.complete().await.map(|_| Ok(())),
-            Ok(Err(error)) => upload.abort().await.map(|()| Err(error)),
-            Err(error) => {
-                // The first error is the one to report; servers clean up parts that nobody completes.
-                let _ = upload.abort().await;
-                Err(error)
-            }
+        let mut upload = Upload(Some(place.bucket.put_multipart(&place.key).await?));
+        match send_parts(file, |part| upload.parts().put_part(part)).await? {
+            Ok(()) => upload.complete().await.map(Ok),
+            Err(error) => Ok(Err(error)),
         }
     });
     sent.map_err(|error| failed(to, error))?.map_err(|error| Error::io(from, error))
+}
+
+/// An upload in parts. One that does not come to its end is given up: its parts would stay in the bucket unseen,
+/// and be paid for.
+struct Upload(Option<Box<dyn MultipartUpload>>);
+
+impl Upload {
+    fn parts(&mut self) -> &mut dyn MultipartUpload {
+        self.0.as_deref_mut().unwrap_or_else(|| unreachable!("taken only at the end"))
+    }
+
+    async fn complete(mut self) -> object_store::Result<()> {
+        self.parts().complete().await?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Also dropped when the user gives up, on a thread of the runtime then too.
+        if let (Some(mut upload), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move { upload.abort().await });
+        }
+    }
 }
 
 /// Sends a file's parts; the inner error is that of reading the file.

@@ -70,13 +70,15 @@ impl Writer {
         lock: Lock,
     ) -> Result<Self> {
         let limits = Limits::new(&arrays, options)?;
+        let lock = Arc::new(lock);
         let arrays: Vec<Arc<ArraySpec>> = arrays.into_iter().map(Arc::new).collect();
         let (mut lanes, mut first_lane) = (Vec::new(), Vec::new());
         for spec in &arrays {
             first_lane.push(lanes.len());
             let base = last.published_rows().get(spec.row_space);
             let keys = spec.layer_keys();
-            lanes.extend(keys.into_iter().map(|layer| Lane::new(&folders, spec, layer, base)));
+            let lane = |layer| Lane::new(&folders, &lock, spec, layer, base);
+            lanes.extend(keys.into_iter().map(lane));
         }
         let shared = Arc::new(Shared {
             lanes,
@@ -274,7 +276,7 @@ pub(super) fn array_metadata(
     let json = spec.metadata(n_row, errors);
     let array = Finished::beside(store.join(&spec.path).join("zarr.json"), &json)?;
     let statistics = if spec.statistics {
-        let file = store.join("statistics").join(spec.name()).join("zarr.json");
+        let file = spec.statistics_folder(store).join("zarr.json");
         Finished::beside(file, &spec.statistics_metadata(n_row))?
     } else {
         None

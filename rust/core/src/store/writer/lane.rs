@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     cut::Piece,
+    lock::Lock,
     progress::Progress,
     stage::{Folders, Kept, Scratch, Stage},
 };
@@ -32,6 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Lane {
     folders: Folders,
+    lock: Arc<Lock>,
     pub(super) spec: Arc<ArraySpec>,
     pub(super) layer: Option<usize>,
     /// Rows that were published when the writer was opened.
@@ -62,12 +64,14 @@ impl State {
 impl Lane {
     pub(super) fn new(
         folders: &Folders,
+        lock: &Arc<Lock>,
         spec: &Arc<ArraySpec>,
         layer: Option<usize>,
         base: usize,
     ) -> Self {
         Self {
             folders: folders.clone(),
+            lock: Arc::clone(lock),
             spec: Arc::clone(spec),
             layer,
             base,
@@ -268,13 +272,19 @@ impl Lane {
             state.open.remove(&shard)
         };
         if let Some(progress) = full {
-            let finished =
-                files::send(stage.seal(&progress.encoded, &mut scratch.kept.statistics)?)?;
+            let finished = stage.seal(&progress.encoded, &mut scratch.kept.statistics)?;
+            let finished = self.send(finished)?;
             let mut state = self.lock();
             state.sealed.insert(shard, true);
             state.finished.extend(finished);
         }
         Ok(())
+    }
+
+    /// Uploads finished files of a store in a bucket, if nobody else writes there by now; returns those of a folder.
+    pub(super) fn send(&self, finished: Vec<Finished>) -> Result<Vec<Finished>> {
+        self.lock.check()?;
+        files::send(finished)
     }
 
     /// Calls `f` on the shard's bookkeeping under the lock; `None` if the shard is sealed already.

@@ -112,7 +112,7 @@ pub struct Writer {
     state: Mutex<State>,
     threads: Vec<JoinHandle<()>>,
     /// Held for its locks.
-    lock: Lock,
+    lock: Arc<Lock>,
 }
 
 /// What the background threads see.
@@ -228,6 +228,14 @@ impl Writer {
                 inf,
             })
             .collect()
+    }
+
+    /// Fails if someone removed the lock on a store in a bucket: another writer may be at work there.
+    ///
+    /// # Errors
+    /// `BadCommit` then, `Remote` if the server cannot be asked.
+    pub fn check_lock(&self) -> Result<()> {
+        self.lock.check()
     }
 
     /// The smallest sealed count of the space's lanes; without lanes there is nothing to wait for.

@@ -41,6 +41,9 @@ pub(super) fn remove(
 /// Removes shards of one array that are not kept.
 fn clean(shards: &Path, kept: &[Kept]) -> Result<()> {
     let layered = kept.iter().any(|(spec, _)| spec.n_layer.is_some());
+    if objects::is_url(shards) {
+        return clean_objects(shards, kept, layered);
+    }
     for path in files::children(shards)? {
         let Some(shard) = number(&path) else { continue };
         if !layered {
@@ -54,6 +57,23 @@ fn clean(shards: &Path, kept: &[Kept]) -> Result<()> {
         }
         if files::children(&path)?.is_empty() {
             files::remove_tree(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same in a bucket, where one list tells of all of them.
+fn clean_objects(shards: &Path, kept: &[Kept], layered: bool) -> Result<()> {
+    for (object, _) in objects::list(shards)? {
+        let mut key = object.strip_prefix(shards).into_iter().flatten().map(Path::new);
+        let Some(shard) = key.next().and_then(number) else { continue };
+        let layer = key.next().and_then(number);
+        let is_kept = kept.iter().any(|one| {
+            (!layered || layer.is_some_and(|layer| one.0.layers.contains(&layer)))
+                && holds(one, shard)
+        });
+        if !is_kept {
+            files::remove(&object)?;
         }
     }
     Ok(())

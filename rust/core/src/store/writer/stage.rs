@@ -141,9 +141,8 @@ impl<'a> Stage<'a> {
             raw_file: name("raw"),
             stat_file: name("stat"),
             public_shard: store.join(&spec.path).join(spec.shard_key(shard, layer)),
-            public_stat: store
-                .join("statistics")
-                .join(spec.name())
+            public_stat: spec
+                .statistics_folder(store)
                 .join(ArraySpec::statistics_key(shard, layer)),
         }
     }

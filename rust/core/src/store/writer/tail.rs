@@ -190,7 +190,7 @@ impl Lane {
             return Err(self.missing(first * shard_rows + row));
         }
         let (finished, lost) = self.stage(first).finish_tail(progress, n, last, scratch)?;
-        state.finished.extend(files::send(finished)?);
+        state.finished.extend(self.send(finished)?);
         state.set_lost((first * shard_rows + n) / self.spec.chunk_rows, lost);
         if last {
             state.open.remove(&first);

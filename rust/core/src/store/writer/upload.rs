@@ -33,16 +33,47 @@ impl Writer {
             let why = "other objects lie there: choose another name".to_owned();
             return Err(Error::NotAStore { path: store.to_owned(), why });
         }
-        let _lock = Lock::take(&Folders::of(store))?;
-        for name in FOLDERS {
-            files::remove_tree(&store.join(name))?;
-            for file in below(&folder.join(name))? {
-                let name = file.strip_prefix(folder).unwrap_or(&file);
-                objects::put_file(&file, &store.join(name))?;
+        let _lock = Lock::take(&Folders::of(store)).map_err(|error| others(error, store))?;
+        let made = send(folder, store).and_then(|()| {
+            let root = files::read_small(&folder.join("zarr.json"))?;
+            objects::create_new(&store.join("zarr.json"), root)
+        });
+        match made {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(exists()),
+            Err(error) => {
+                // Else they would be in the way of the next attempt, which finds no lock beside them.
+                let _ = FOLDERS.iter().try_for_each(|name| files::remove_tree(&store.join(name)));
+                Err(error)
             }
         }
-        let root = files::read_small(&folder.join("zarr.json"))?;
-        if objects::create_new(&store.join("zarr.json"), root)? { Ok(()) } else { Err(exists()) }
+    }
+}
+
+/// Uploads everything but the root.
+fn send(folder: &Path, store: &Path) -> Result<()> {
+    for name in FOLDERS {
+        files::remove_tree(&store.join(name))?;
+        for file in below(&folder.join(name))? {
+            let name = file.strip_prefix(folder).unwrap_or(&file);
+            objects::put_file(&file, &store.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// What to say if the place is locked: the lock is no store's yet.
+fn others(error: Error, store: &Path) -> Error {
+    match error {
+        Error::Remote { path, .. } if path.ends_with(LOCK) => {
+            let what = format!(
+                "another writer makes a store here; if that one is gone, remove everything below {}/ and \
+                 capture again",
+                store.display()
+            );
+            Error::Remote { path, what }
+        }
+        error => error,
     }
 }
 
