@@ -67,6 +67,35 @@ def test_lens_is_statistics_of_log_softmax(transposed, softcap):
     assert got.target_rank[4] == kernels.NO_TOKEN
 
 
+@pytest.mark.parametrize("memory", [64 << 10, 4096])
+def test_site_kernels_are_those_of_arrays(tmp_path, memory):
+    store = Store(made.write(tmp_path / "run").path)
+    site, z = store["resid_post"], store["z"]
+    w_u, weight = draw(made.D_MODEL, D_VOCAB), draw(made.D_MODEL, seed=3)
+    norm = kernels.Norm("layer_norm", 1e-5, 0.0, weight)
+    last, first = (norm.apply(site.read(layers=layer)) for layer in (2, 0))
+    targets = np.arange(site.n_row) % D_VOCAB
+    more = {"targets": targets, "bias": draw(D_VOCAB), "k": 3, "softcap": 20.0}
+    want = kernels.lens(first, w_u, reference=last, **more)
+    got = kernels.site_lens(
+        site, 0, w_u, norm=norm, reference=(site, 2), memory_bytes=memory, **more
+    )
+    for name, values in vars(want).items():
+        np.testing.assert_allclose(getattr(got, name), values, rtol=1e-5, atol=1e-5)
+    w_o, directions = draw(made.N_HEAD, made.D_HEAD, made.D_MODEL), draw(made.D_MODEL, 2)
+    scale = np.abs(draw(z.n_row)) + 1
+    want = kernels.attribution(z.read(layers=1), w_o, directions, scale=scale)
+    got = kernels.site_attribution(z, 1, w_o, directions, scale=scale, memory_bytes=memory)
+    np.testing.assert_array_equal(got, want)
+    for call in (
+        lambda: kernels.site_lens(site, 0, w_u, targets=targets[1:]),
+        lambda: kernels.site_attribution(z, 1, w_o, directions, scale=scale[1:]),
+        lambda: kernels.site_lens(site, 0, w_u, memory_bytes=8),
+    ):
+        with pytest.raises(ArgumentError, match=r"axis `row`|one row of"):
+            call()
+
+
 def test_lens_without_extras_leaves_them_empty():
     x = draw(N_ROW, D)
     got = kernels.lens(x, draw(D, D_VOCAB), k=1)

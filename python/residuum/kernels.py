@@ -5,7 +5,8 @@ Long sums are float64; results do not depend on the number of threads. A NaN in 
 row's results NaN, never another row's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,69 @@ class Norm:
         )
 
 
+def site_lens(
+    site: SiteArray,
+    layer: int | None,
+    w_u: ArrayLike,
+    *,
+    norm: Norm | None = None,
+    reference: tuple[SiteArray, int | None] | None = None,
+    bias: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
+    k: int = 5,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    memory_bytes: int = MEMORY,
+) -> LensStats:
+    """`lens` of all rows of one layer of a site; only the statistics of all rows are in memory.
+
+    Args:
+        site: `resid_post` or another site of `[row, d_model]`.
+        layer: its layer; None for a site without layers.
+        w_u: `[d_model, d_vocab]`.
+        norm: the model's final norm, for rows and reference; None where the site is normed.
+        reference: site and layer to compare with, row by row.
+        bias: as for `lens`.
+        targets: as for `lens`.
+        k: as for `lens`.
+        logit_scale: as for `lens`.
+        softcap: as for `lens`.
+        memory_bytes: budget for rows.
+
+    Raises:
+        SiteError: a layer that was not captured.
+        ArgumentError: as for `lens`, a budget below one row, or a reference of other rows.
+    """
+    ids = None if targets is None else _integers("targets", targets)
+    if ids is not None:
+        _same_axis("row", (site.name, site.n_row), ("targets", len(ids)))
+    if reference is not None:
+        _same_axis("row", (site.name, site.n_row), (reference[0].name, reference[0].n_row))
+    norm = norm or Norm("none")
+
+    def normed(of: SiteArray, at: int | None, rows: slice) -> Floats:
+        return norm.apply(of.read(rows, at, dtype=np.float32).reshape(rows.stop - rows.start, -1))
+
+    found = []
+    copies = 2 if reference is None else 4  # as it is read and as it is normed
+    for rows in _blocks(site, copies * 4 * site.row_len, memory_bytes):
+        x = normed(site, layer, rows)
+        found.append(
+            lens(
+                x,
+                w_u,
+                bias=bias,
+                reference=None if reference is None else normed(*reference, rows),
+                targets=None if ids is None else ids[rows],
+                k=k,
+                logit_scale=logit_scale,
+                softcap=softcap,
+            )
+        )
+    names = [field.name for field in fields(LensStats)]
+    return LensStats(**{n: np.concatenate([getattr(one, n) for one in found]) for n in names})
+
+
 def layer_norm(
     x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, eps: float
 ) -> Floats:
@@ -204,6 +268,43 @@ def attribution(
     out = np.empty((rows.shape[0], rows.shape[1], folded.shape[1]), np.float32)
     _residuum.attribution(rows, weight, folded, _optional("scale", scale, 1), out)
     return out
+
+
+def site_attribution(
+    z: SiteArray,
+    layer: int | None,
+    w_o: ArrayLike,
+    directions: ArrayLike,
+    *,
+    scale: ArrayLike | None = None,
+    memory_bytes: int = MEMORY,
+) -> Floats:
+    """`attribution` of all rows of one layer of `z`; only the result is in memory.
+
+    Raises:
+        SiteError: a layer that was not captured.
+        ArgumentError: as for `attribution`, or a budget below one row.
+    """
+    weight, folded = _floats("w_o", w_o, 3), _floats("directions", directions, 2)
+    divisor = None if scale is None else _floats("scale", scale, 1)
+    if divisor is not None:
+        _same_axis("row", (z.name, z.n_row), ("scale", len(divisor)))
+    out = np.empty((z.n_row, weight.shape[0], folded.shape[1]), np.float32)
+    for rows in _blocks(z, 4 * z.row_len, memory_bytes):
+        values = z.read(rows, layer, dtype=np.float32)
+        part = None if divisor is None else divisor[rows]
+        out[rows] = attribution(values, weight, folded, scale=part)
+    return out
+
+
+def _blocks(site: SiteArray, row_bytes: int, budget: int) -> Iterator[slice]:
+    """Rows of a site in blocks within a budget; one of no rows where there are none."""
+    if budget < row_bytes:
+        message = f"memory_bytes is {budget}, but one row of `{site.name}` takes {row_bytes}"
+        raise ArgumentError(message)
+    step = budget // row_bytes
+    for start in range(0, max(1, site.n_row), step):
+        yield slice(start, min(start + step, site.n_row))
 
 
 def matmul(a: ArrayLike, b: ArrayLike) -> Floats:

@@ -103,6 +103,17 @@ def test_a_pass_ends_at_the_last_layer_that_is_missing(model, tmp_path, blocks):
     np.testing.assert_array_equal(store["z"].read(layers=[0, 1]), whole["z"].read(layers=[0, 1]))
 
 
+def test_layers_alone_are_those_of_the_sites_that_are_there(model, tmp_path, blocks):
+    capture(model, tmp_path / "run", sites=["resid_post", "z", "embed"], layers=[0])
+    blocks.clear()
+    store = capture(model, tmp_path / "run", layers=[2], append=True)
+    assert set(blocks) == {2}
+    assert store.n_example == len(TEXTS)
+    assert store["resid_post"].layers == store["z"].layers == (0, 2)
+    with pytest.raises(InputError, match="these inputs must be its own"):
+        capture(model, tmp_path / "run", TEXTS[:5], layers=[1], append=True)
+
+
 def test_new_layers_are_cut_as_those_that_are_there(model, tmp_path):
     capture(model, tmp_path / "run", **FEW)
     more = SETTINGS | {"chunk_rows": None, "shard_rows": None, "batch_tokens": None}

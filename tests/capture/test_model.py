@@ -164,7 +164,20 @@ def test_a_truncated_weight_file(tmp_path):
     save("gpt2", tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    assert "cannot be loaded as GPT2LMHeadModel" in one_paragraph(tmp_path)
+    message = one_paragraph(tmp_path)
+    assert "cannot be loaded as GPT2LMHeadModel" in message
+    assert str(file) in message
+
+
+def test_a_weight_of_another_shape(tmp_path):
+    save("gpt2", tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    weights[name] = weights[name][:, :-1].contiguous()
+    there, needed = [list(w.shape) for w in (weights[name], load_file(file)[name])]
+    save_file(weights, file, metadata={"format": "pt"})
+    assert f"c_fc.weight is {there}, but the model has {needed}" in one_paragraph(tmp_path)
 
 
 def test_a_folder_without_tokenizer(tmp_path):

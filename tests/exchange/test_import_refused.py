@@ -75,31 +75,31 @@ REFUSED = {
         {"embed": draw(9, D)},
         {"table": per_row()},
         InputError,
-        "the table has 8 records, but the array has 9 rows",
+        "the table has 8 records, but the array of \\w+ has 9 rows",
     ),
     "examples of the table": (
         {"embed": draw(4, D)},
         {"table": pa.table({"label": [1, 2]})},
         InputError,
-        "2 records, but the array has 4 rows",
+        "2 records, but the array of \\w+ has 4 rows",
     ),
     "examples of tokens": (
         {"embed": draw(4, 3, D)},
         {"table": pa.table({"label": [1, 2]})},
         InputError,
-        "2 records, but the array has 4 examples",
+        "2 records, but the array of \\w+ has 4 examples",
     ),
     "n_token of rows": (
         {"embed": draw(4, D)},
         {"table": pa.table({"n_token": [1, 2]})},
         InputError,
-        "n_token of the table has 3 tokens, but the array has 4 rows",
+        "n_token of the table has 3 tokens, but the array of \\w+ has 4 rows",
     ),
     "n_token too long": (
         {"embed": draw(2, 3, D)},
         {"table": pa.table({"n_token": [1, 4]})},
         InputError,
-        "example of 4 tokens, but the array has 3",
+        "example of 4 tokens, but the array of \\w+ has 3",
     ),
     "negative n_token": (
         {"embed": draw(2, D)},
@@ -166,13 +166,13 @@ REFUSED = {
         {"embed": draw(2, 3, D)},
         {"table": pa.table({"example": [0, 1], "token": [0, 3]})},
         InputError,
-        "names token 3, but the array has 3 tokens",
+        "names token 3, but the array of \\w+ has 3 tokens",
     ),
     "example outside": (
         {"embed": draw(2, 3, D)},
         {"table": pa.table({"example": [0, 2], "token": [0, 1]})},
         InputError,
-        "names example 2, but the array has 2 examples",
+        "names example 2, but the array of \\w+ has 2 examples",
     ),
     "column of ours": (
         {"embed": draw(2, D)},
@@ -190,7 +190,7 @@ REFUSED = {
         {"pooled": draw(2, D)},
         {"table": pa.table({"label": [0]})},
         InputError,
-        "1 record, but the array has 2 rows",
+        "1 record, but the array of \\w+ has 2 rows",
     ),
     "no table": ({"embed": draw(2, D)}, {"table": "no.csv"}, InputError, "no.csv: no such file"),
 }
@@ -209,6 +209,7 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "bad.npy").write_bytes(b"no")
     (tmp_path / "bad.pt").write_bytes(b"no")
+    (tmp_path / "hello.pt").write_bytes(b"hello")
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 20)
     (tmp_path / "a.h5").write_bytes(b"no")
     (tmp_path / "a.txt").write_text("no")
@@ -229,6 +230,7 @@ def test_files_that_are_refused(tmp_path, monkeypatch):
         "objects.npy": "no readable .npy",
         "bad.npy": "no readable .npy",
         "bad.pt": "no file of plain tensors",
+        "hello.pt": "no file of plain tensors",
         "bad.safetensors": "damaged",
         "a.h5": "not from .h5",
         "code.pt": "only code can load",

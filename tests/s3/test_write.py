@@ -194,6 +194,21 @@ def test_a_place_where_another_is_being_made(tmp_path, bucket):
         StoreWriter.upload(tmp_path / "made.residuum", S3Path(f"{bucket}/run"))
 
 
+def test_what_a_server_refuses_is_said_plainly(tmp_path, bucket, monkeypatch):
+    from residuum.capture.place import Place
+
+    with pytest.raises(StoreError, match=r"s3://nowhere.*there is no such bucket \(404\): create"):
+        Place.look(S3Path("s3://nowhere/run"), resume=False, append=False)
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        with monkeypatch.context() as patch:
+            patch.delenv(variable)
+            with pytest.raises(StoreError, match="there are no credentials: set AWS_ACCESS_KEY"):
+                Place.look(S3Path(f"{bucket}/run"), resume=False, append=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(StoreError, match=r'AWS_ENDPOINT_URL is "localhost:9000", but must begin'):
+        Store(f"{bucket}/run")
+
+
 def test_a_place_that_is_taken(tmp_path, bucket):
     url = f"{bucket}/run"
     folder = empty_store(tmp_path, url)

@@ -13,7 +13,7 @@ import tensorstore
 import zarr
 from store import made
 
-from residuum.errors import ArgumentError, SelectionError, SiteError
+from residuum.errors import ArgumentError, SelectionError, SiteError, StoreError
 from residuum.store import Store
 
 MASK = np.arange(made.N_ROW) % 5 == 2
@@ -303,6 +303,46 @@ def test_a_commit_that_failed_can_be_made_again(tmp_path, monkeypatch):
 
 def full(*_part):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_views_are_the_rows_in_the_file(kept):
+    store = Store(kept.path)
+    for name, layer in (("z", 2), ("mlp_out", -1), ("embed", None), ("pooled", None)):
+        site = store[name]
+        parts = list(site.views(layer))
+        want = kept.arrays[name] if layer is None else kept.arrays[name][:, layer]
+        assert {len(part) for part in parts[:-1]} <= {site.chunk_rows}
+        np.testing.assert_array_equal(np.concatenate(parts), want)
+        assert parts[0].dtype == site.dtype
+        assert np.shares_memory(parts[0], next(site.views(layer)))
+        with pytest.raises(ValueError, match="read-only"):
+            parts[0][0] = 0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            parts[0].setflags(write=True)
+    with pytest.raises(SiteError, match="0, 2"):
+        store["mlp_out"].views(1)
+    with pytest.raises(ArgumentError, match="`z` has layers"):
+        store["z"].views()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [({"codec": "zstd"}, "compressed"), ({"dtype": "int8"}, "int8")]
+)
+def test_what_lies_nowhere_as_it_is_cannot_be_viewed(tmp_path, kind, why):
+    made.write(tmp_path / "run", **kind)
+    with pytest.raises(ArgumentError, match=rf"embed` cannot be viewed: .*{why}.*; read it"):
+        Store(tmp_path / "run")["embed"].views()
+
+
+def test_a_shard_cut_short_under_a_view_is_an_error(tmp_path):
+    made.write(tmp_path / "run")
+    views = Store(tmp_path / "run")["embed"].views()
+    first = next(views)
+    shard = tmp_path / "run/activations/embed/c/0/0"
+    os.truncate(shard, 0)
+    assert not np.array(first).any(), "zeros, not the end of the process"
+    with pytest.raises(StoreError, match="cut short"):
+        next(views)
 
 
 def test_statistics_are_those_of_each_chunk(kept):

@@ -337,3 +337,6 @@ def test_verify_finds_what_a_read_of_rows_passes_over(own):
     for rows, verify in (([0], True), (slice(0, 4), False)):
         with pytest.raises(StoreError, match="checksum of its chunk 0"):
             Store(own.path)["resid_post"].read(rows, 1, verify=verify)
+    for stream in ({"batch_rows": 8}, {"shuffle": True, "verify": True}):
+        with pytest.raises(StoreError, match="checksum of its chunk 0"):
+            list(Store(own.path)["resid_post"].stream(1, **stream))

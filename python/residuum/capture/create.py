@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from residuum.capture.readout import readout
 from residuum.capture.sink import host_array
+from residuum.errors import StoreError
 from residuum.store.files import sync_folder
 from residuum.store.s3_path import S3Path
 from residuum.store.writer import StoreWriter
@@ -38,11 +40,21 @@ def create(job: Job, *, empty: bool = False) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
         _fill(job, draft, empty=empty)
-        draft.rename(path)
+        _give_name(draft, path)
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _give_name(draft: Path, path: Path) -> None:
+    try:
+        draft.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        message = f"{path}: another capture made a store here meanwhile. Choose another folder."
+        raise StoreError(message) from error
 
 
 def discard(path: StorePath) -> None:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from residuum.capture.adapters import ADAPTERS, Adapter, adapter_for, architecture_error
 from residuum.capture.facts import hash_files, hash_state, hash_tokenizer, model_facts
+from residuum.capture.layerwise.checkpoint import damage
 from residuum.capture.layerwise.shell import Shell
 from residuum.errors import ModelError
 
@@ -243,10 +244,20 @@ def _load(folder: Path, class_name: str, options: Mapping[str, Any]) -> nn.Modul
     model_class = getattr(transformers, class_name)
     try:
         with _quietly():
-            model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
+            model, info = model_class.from_pretrained(
+                folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        message = f"the model folder {folder} cannot be loaded as {class_name}: {error}"
+        why = damage(folder) or error
+        message = f"the model folder {folder} cannot be loaded as {class_name}: {why}"
         raise ModelError(message) from error
+    if info["mismatched_keys"]:
+        name, there, needed = min(info["mismatched_keys"])
+        message = (
+            f"the weights in {folder} are not those of its config.json: {name} is {list(there)}, "
+            f"but the model has {list(needed)}"
+        )
+        raise ModelError(message)
     missing = sorted(info["missing_keys"])
     if missing:
         message = (

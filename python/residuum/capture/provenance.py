@@ -135,7 +135,10 @@ _UNIMPORTANT = frozenset({"_name_or_path", "transformers_version"})
 
 
 def _difference(what: str, there: object, asked: object) -> Iterator[str]:
-    if there != asked:
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for name in dict.fromkeys([*there, *asked]):
+            yield from _difference(f"{what}.{name}", there.get(name), asked.get(name))
+    elif there != asked:
         yield f"{what} is {_short(there)} there, {_short(asked)} here"
 
 

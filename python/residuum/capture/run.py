@@ -73,7 +73,8 @@ def capture(
             of strings or images, a table, a `datasets` Dataset or IterableDataset.
         out: folder of the store.
         sites: what to keep, by the names of `residuum.sites.Site`. May be left out, with `layers`,
-            where `resume` or `append` finds a store: what that has, or is being added.
+            where `resume` or `append` finds a store: what that has, or is being added; with
+            `append` and `layers` alone, the sites that are there get these layers.
         layers: of which blocks: numbers or text such as `"0:12"`; all by default.
         positions: `all`, `last`, `first` or `column:NAME`, a column of the inputs that holds a
             list of booleans or positions for each text.
@@ -136,7 +137,10 @@ def capture(
         layerwise=settings.schedule == "layerwise",
     )
     n_layer = loaded.adapter.dims(loaded.model).n_layer
-    asked = None if sites is None else Wanted.of(settings.sites, settings.layers, n_layer)
+    named = settings.sites
+    if sites is None:
+        named = tuple(stored.there.layers) if stored and append and layers is not None else ()
+    asked = Wanted.of(named, settings.layers, n_layer) if named else None
     wanted = asked if stored is None else _to_do(stored, asked, resume=resume)
     job = Job.prepare(place.path, settings, opened, loaded, lengths, wanted or Wanted({}))
     if stored is not None:

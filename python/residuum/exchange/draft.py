@@ -24,7 +24,8 @@ def refuse_taken(*paths: Path) -> None:
     """
     for path in paths:
         if path.parts[:1] == ("s3:",):
-            message = f"{path} is in a bucket: write to this machine, and upload what was made."
+            url = "s3://" + "/".join(path.parts[1:])
+            message = f"{url} is in a bucket: write to this machine, and upload what was made."
             raise StoreError(message)
         if path.exists() or path.is_symlink():
             message = f"{path} exists already: nothing was written. Choose another name."

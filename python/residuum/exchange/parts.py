@@ -71,7 +71,13 @@ def of_arrays(arrays: Mapping[Any, Any], tensor: str | None = None) -> list[Part
         site = Site.parse(name)
         layered = given if isinstance(given, dict) else {None: given}
         for layer, one in layered.items():
-            parts.extend(_of_site(site, layer, _tensors(one), tensor))
+            if layer is not None and not isinstance(layer, int | np.integer):
+                message = f"{site.value} has an array under {layer!r}: layers are whole numbers."
+                raise InputError(message)
+            place = site.value if layer is None else f"{site.value} of layer {layer}"
+            parts.extend(
+                _of_site(site, layer if layer is None else int(layer), _tensors(one, place), tensor)
+            )
     return parts
 
 
@@ -180,12 +186,13 @@ class _Tensor:
         return Part(site, layer, self.array, self.what, self.mapped)
 
 
-def _tensors(given: object) -> dict[str, _Tensor]:
-    """The tensors of a file by name, or an array itself under the name ""."""
+def _tensors(given: object, place: str = "") -> dict[str, _Tensor]:
+    """The tensors of a file by name, or the array of a place itself under the name ""."""
     if isinstance(given, np.ndarray):
-        return {"": _Tensor(given, "the array")}
+        return {"": _Tensor(given, f"the array of {place}")}
     if torch_files.is_tensor(given):
-        return {"": _Tensor(torch_files.to_numpy(given, "the tensor"), "the tensor")}
+        what = f"the tensor of {place}"
+        return {"": _Tensor(torch_files.to_numpy(given, what), what)}
     if not isinstance(given, str | Path):
         message = (
             f"activations are a {type(given).__name__}: give an array, a tensor, or the path of "
@@ -221,7 +228,9 @@ def _read_npy(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        message = f"{path} is no readable .npy file of numbers: {error}"
+        # What numpy advises for objects is to run code of the file.
+        why = "it holds Python objects, or is damaged" if "pickle" in str(error) else error
+        message = f"{path} is no readable .npy file of numbers: {why}"
         raise InputError(message) from error
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         message = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.exchange.rows import Rows
@@ -130,6 +131,9 @@ def select(
         message = f"dtype {dtype!r}: choose {', '.join(DTYPES)}, or {INT8} of a store."
         raise ArgumentError(message)
     numbers = parse_layers(layers)
+    if numbers == ():
+        message = "no layer is asked for: name some, or leave out the layers for all."
+        raise SiteError(message)
     chosen = tuple(_chosen(store[name], numbers, dtype) for name in _names(store, sites))
     if numbers is not None and not any(c.layers for c in chosen):
         names = ", ".join(c.name for c in chosen)
@@ -160,9 +164,12 @@ def _names(store: Store, sites: Iterable[Site | str] | Site | str | None) -> lis
     if sites is None:
         return list(store.sites)
     asked = {Site.parse(site) for site in ([sites] if isinstance(sites, str) else sites)}
+    if not asked:
+        message = "no site is asked for: name some, or leave out the sites for all."
+        raise SiteError(message)
     for site in asked:
         store[site]  # one that is not there is an error that lists those that are
-    return [name for name in store.sites if name in asked] or list(store.sites)
+    return [name for name in store.sites if name in asked]
 
 
 def _chosen(array: SiteArray, layers: tuple[int, ...] | None, dtype: str | None) -> Chosen:
@@ -204,6 +211,10 @@ def _asked(store: Store, query: str) -> pa.ChunkedArray:
     if not pa.types.is_integer(found.type):
         message = f"the query for rows gives `{name}` of type {found.type}; rows are whole numbers."
         raise ArgumentError(message)
+    least = pc.min(found).as_py()
+    if least is not None and least < 0:
+        message = f"the query for rows gives the row {least}; rows count from 0."
+        raise SelectionError(message)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -34,7 +33,9 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
             held = torch.load(path, mmap=True, **options)
         except RuntimeError:  # an old file, which is no archive, cannot be mapped
             held = torch.load(path, **options)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a damaged pickle ends in any of them
         message = (
             f"{path} is no file of plain tensors: it is damaged, or holds objects that only code "
             "can load, which is not run. Save a tensor or a dict of tensors with torch.save."

@@ -160,6 +160,7 @@ class SiteArray:
         dtype: DTypeLike | None = ...,
         window_rows: int | None = ...,
         start: int = ...,
+        verify: bool = ...,
     ) -> Iterator[NDArray[Any]]: ...
     @overload
     def stream(
@@ -174,6 +175,7 @@ class SiteArray:
         dtype: DTypeLike | None = ...,
         window_rows: int | None = ...,
         start: int = ...,
+        verify: bool = ...,
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]: ...
     def stream(
         self,
@@ -187,6 +189,7 @@ class SiteArray:
         dtype: DTypeLike | None = None,
         window_rows: int | None = None,
         start: int = 0,
+        verify: bool = False,
     ) -> Iterator[Any]:
         """Iterate over all rows in batches, every row once; the last batch may be smaller.
 
@@ -209,6 +212,8 @@ class SiteArray:
             window_rows: rows that are mixed with one another, rounded down to whole chunks.
             start: batches of the epoch to leave out, to go on where another stream stopped; they
                 are not read.
+            verify: as for `read`. Without it a shuffled stream of plain chunks checks no checksum,
+                one in stored order those of chunks that lie in a batch as a whole.
 
         Yields:
             Arrays `[batch, head, feature]`, without `layer` axis if `layer` was given.
@@ -243,7 +248,8 @@ class SiteArray:
         def read(rows: NDArray[np.int64], chunks: NDArray[np.int64]) -> NDArray[Any]:
             if len(chunks):
                 self.core.warm(chunks.tolist(), layer_list)
-            return self.read(rows, layer, heads, dtype=dtype)
+            picked = rows if shuffle else slice(int(rows[0]), int(rows[-1]) + 1)
+            return self.read(picked, layer, heads, dtype=dtype, verify=verify)
 
         first_row = start * batch_rows
         if self.core.reads_rows_alone:
@@ -255,6 +261,36 @@ class SiteArray:
         if with_rows:
             return ((values, rows) for rows, values in found)
         return (values for _, values in found)
+
+    def views(self, layer: int | None = None) -> Iterator[NDArray[Any]]:
+        """Iterate over the rows of a layer where they lie in the shards' files: nothing is copied.
+
+        For code that takes the stored type, 16 bits too. Arrays are read-only and may be kept: the
+        file stays mapped for as long. Checksums are not checked; `verify` does that.
+
+        Args:
+            layer: the layer; None for a site without layers.
+
+        Yields:
+            The rows of one chunk, `[row, head, feature]`, in order; bfloat16 as `ml_dtypes`' type.
+
+        Raises:
+            SiteError: a layer that was not captured, or one for a site without layers.
+            ArgumentError: chunks that are compressed, int8, or in a bucket.
+            StoreError: a shard was cut short while its last array was looked at, which then held
+                zeros.
+        """
+        one = self.one_layer(layer)
+
+        def found() -> Iterator[NDArray[Any]]:
+            for chunk in range(-(-self.n_row // self.chunk_rows)):
+                view = self.core.view(chunk, one)
+                yield view.bytes().view(self.dtype).reshape(view.n_row, *self.row_shape)
+                view.check()
+
+        if self.n_row:
+            self.core.view(0, one)  # wrong arguments fail here and not at the first array
+        return found()
 
     def __getitem__(self, key: Key) -> Any:  # noqa: ANN401  an array, or a number
         """Read `site[rows, layers, heads, ...]`, as from a numpy array of this shape.

@@ -80,6 +80,14 @@ pub enum Error {
         /// Why it should be there.
         why: String,
     },
+    /// Rows that are asked for where they lie, and lie nowhere as they are.
+    #[error("`{array}` cannot be viewed: {why}; read it instead")]
+    NotMapped {
+        /// The array.
+        array: String,
+        /// Why not.
+        why: String,
+    },
     /// A name that is no site at all.
     #[error("`{name}` is not a site; the sites are {}", known.join(", "))]
     UnknownSite {

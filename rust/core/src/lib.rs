@@ -37,6 +37,7 @@ pub use store::{
     spec::{ArraySpec, Codec},
     statistics::{Moments, Statistics},
     verify::{Problem, VerifyReport, verify},
+    view::ChunkView,
     weights::{Tensor, Weights},
     writer::{CommitRequest, NonFinite, Run, Writer, WriterOptions},
 };

@@ -26,6 +26,7 @@ mod objects;
 mod spec;
 mod store;
 mod verify;
+mod view;
 mod writer;
 
 use pyo3::prelude::*;
@@ -59,6 +60,8 @@ mod _residuum {
     use crate::store::{SiteArray, Store};
     #[pymodule_export]
     use crate::verify::verify;
+    #[pymodule_export]
+    use crate::view::ChunkView;
     #[pymodule_export]
     use crate::writer::Writer;
 

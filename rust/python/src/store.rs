@@ -11,6 +11,7 @@ use crate::{
     call::detached,
     error::{argument, to_python},
     json,
+    view::ChunkView,
 };
 
 /// A store at its last commit. Later commits are not seen.
@@ -157,6 +158,11 @@ impl SiteArray {
     /// Brings chunks into memory, all of each; see `SiteArray.stream`.
     fn warm(&self, py: Python<'_>, chunks: Vec<u64>, layers: Vec<usize>) -> PyResult<()> {
         detached(py, || self.core.warm(&chunks, &layers))
+    }
+
+    /// The rows of a chunk where they lie in their file.
+    fn view(&self, py: Python<'_>, chunk: usize, layer: usize) -> PyResult<ChunkView> {
+        detached(py, || self.core.view(chunk, layer)).map(|core| ChunkView { core })
     }
 
     /// Rows per inner chunk.

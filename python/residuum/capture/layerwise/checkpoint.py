@@ -119,6 +119,16 @@ class Checkpoint:
                 yield first, out if shape else out[0]
 
 
+def damage(folder: Path) -> str | None:
+    """What is wrong with the safetensors of a folder, by file; None where that is not known."""
+    try:
+        for path in _files(folder):
+            tensor_file.read_header(path)
+    except (ModelError, StoreError, OSError) as error:
+        return str(error)
+    return None
+
+
 def _files(folder: Path) -> list[Path]:
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]

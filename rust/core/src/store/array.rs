@@ -20,7 +20,7 @@ use super::{
     gather::{Cells, runs},
     quantise::LayerError,
     read::Read,
-    shards::Shards,
+    shards::{OpenShard, Shards},
     spec::{ArraySpec, Codec},
     statistics::Statistics,
 };
@@ -279,6 +279,13 @@ impl SiteArray {
         })
     }
 
+    /// A shard of one layer, which is 0 where there is no layer axis.
+    pub(super) fn open_shard(&self, shard: usize, layer: usize) -> Result<Arc<OpenShard>> {
+        let layers: &[usize] = if self.spec.n_layer.is_some() { &[layer] } else { &[] };
+        let keys = self.check(&Rows::Index(&[]), layers, "", true)?;
+        self.shards.open(&self.spec, (shard, keys[0]), self.n_row, false, &self.counters)
+    }
+
     /// Reads `[rows, row_len]` of one layer as `f32`; `layer` is 0 where there is no layer axis.
     ///
     /// # Errors
@@ -348,7 +355,7 @@ impl SiteArray {
             .collect()
     }
 
-    fn out_of_range(&self, axis: &str, index: u64, length: usize) -> Error {
+    pub(super) fn out_of_range(&self, axis: &str, index: u64, length: usize) -> Error {
         Error::OutOfRange { site: self.name().to_owned(), axis: axis.to_owned(), index, length }
     }
 

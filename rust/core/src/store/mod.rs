@@ -28,5 +28,6 @@ pub(crate) mod spec;
 pub(crate) mod statistics;
 pub(crate) mod verify;
 mod verify_shard;
+pub(crate) mod view;
 pub(crate) mod weights;
 pub(crate) mod writer;

@@ -197,6 +197,7 @@ pub(crate) fn read_attributes(path: &Path) -> Result<Value> {
     let file = path.join("zarr.json");
     let text = match files::read_small(&file) {
         Ok(text) => text,
+        Err(_) if path.is_file() => return Err(not("it is a file, and a store is a folder")),
         Err(error) if !error.is_not_found() => return Err(error),
         Err(_) if objects::is_url(path) || path.exists() => {
             return Err(not("it holds no zarr.json"));

@@ -400,7 +400,10 @@ pub(crate) fn read_shard(
 
 /// Reads one statistics file whole, its checksum too, which is checked.
 pub(crate) fn read_file(path: &Path, spec: &ArraySpec) -> Result<Vec<u8>> {
-    let file = Blob::open(path)?;
+    let absent =
+        || Error::Missing { path: path.to_owned(), why: "its shard has statistics".into() };
+    let file =
+        Blob::open(path).map_err(|error| if error.is_not_found() { absent() } else { error })?;
     let mut bytes = vec![0; check_length(path, spec, file.length(path)?)?];
     file.read_at(path, &mut bytes, 0)?;
     check_sum(path, &bytes)?;

@@ -80,11 +80,25 @@ fn client(path: &Path, bucket: String) -> Result<Arc<AmazonS3>> {
     if let Some(client) = clients.get(&settings) {
         return Ok(Arc::clone(client));
     }
+    check_endpoint(path, &settings.1)?;
     // Before the client, which needs what is chosen there.
     runtime(path)?;
     let client = Arc::new(build(&settings).map_err(|error| failed(path, error))?);
     clients.insert(settings, Arc::clone(&client));
     Ok(client)
+}
+
+/// Refuses an endpoint that is no URL, with which the client would panic at its first request.
+fn check_endpoint(path: &Path, variables: &[(OsString, OsString)]) -> Result<()> {
+    for (name, value) in variables {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        let is_url = ["http://", "https://"].iter().any(|scheme| value.starts_with(scheme));
+        if name.starts_with("AWS_ENDPOINT") && !value.is_empty() && !is_url {
+            let what = format!("{name} is {value:?}, but must begin with http:// or https://");
+            return Err(Error::Remote { path: path.to_owned(), what });
+        }
+    }
+    Ok(())
 }
 
 fn build((bucket, variables): &Settings) -> object_store::Result<AmazonS3> {

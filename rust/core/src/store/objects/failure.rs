@@ -23,15 +23,16 @@ fn translate(path: &Path, error: &object_store::Error) -> Error {
     use object_store::Error as E;
     let said = said(error);
     match error {
-        E::NotFound { .. } if said.contains("NoSuchBucket") => {
+        // A list that is refused comes as `Generic`, with the server's answer in its words.
+        E::NotFound { .. } | E::Generic { .. } if said.contains("NoSuchBucket") => {
             remote(path, "there is no such bucket (404): create it, or correct the URL")
         }
         E::NotFound { .. } => Error::io(path, io::ErrorKind::NotFound.into()),
         E::AlreadyExists { .. } => Error::io(path, io::ErrorKind::AlreadyExists.into()),
         E::Precondition { .. } | E::NotModified { .. } => Error::Replaced { path: path.to_owned() },
         _ if lacks_range(&said) => Error::damaged(path, "it has not the bytes that are read of it"),
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-            let status = if matches!(error, E::PermissionDenied { .. }) { 403 } else { 401 };
+        _ if is_denied(error, &said) => {
+            let status = if matches!(error, E::Unauthenticated { .. }) { 401 } else { 403 };
             let what = format!(
                 "access was denied ({status}): AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be \
                  those of someone who may do this in the bucket"
@@ -59,9 +60,22 @@ fn remote(path: &Path, what: &str) -> Error {
     Error::Remote { path: path.to_owned(), what: what.to_owned() }
 }
 
+fn is_denied(error: &object_store::Error, said: &str) -> bool {
+    use object_store::Error as E;
+    let codes = ["<Code>AccessDenied", "<Code>InvalidAccessKeyId", "<Code>SignatureDoesNotMatch"];
+    matches!(error, E::PermissionDenied { .. } | E::Unauthenticated { .. })
+        || codes.iter().any(|code| said.contains(code))
+}
+
 /// Without keys the client asks the metadata service of Amazon's machines, which only those have.
 fn asks_for_credentials(said: &str) -> bool {
-    said.contains("/latest/api/token") || said.contains("/latest/meta-data")
+    let signs = [
+        "/latest/api/token",
+        "/latest/meta-data",
+        "Missing AccessKeyId",
+        "Missing SecretAccessKey",
+    ];
+    signs.iter().any(|sign| said.contains(sign))
 }
 
 /// The answer for a range that begins behind an object's end; some servers send an empty object whole.

@@ -228,6 +228,19 @@ fn clash(there: &ArraySpec, new: &ArraySpec) -> Option<String> {
     }
     let same = ArraySpec { layers: there.layers.clone(), ..new.clone() };
     (same != *there).then(|| {
-        format!("`{}` is there with another shape, dtype, cut or codec: {there:?}", new.path)
+        let differ = [
+            ("dtype", new.dtype.as_str().to_owned(), there.dtype.as_str().to_owned()),
+            ("codec", new.codec.as_str().to_owned(), there.codec.as_str().to_owned()),
+            ("rows per chunk", new.chunk_rows.to_string(), there.chunk_rows.to_string()),
+            ("shape of a row", format!("{:?}", new.inner), format!("{:?}", there.inner)),
+            ("number of layers", format!("{:?}", new.n_layer), format!("{:?}", there.n_layer)),
+        ];
+        let differ = differ.iter().find(|(_, new, there)| new != there);
+        match differ {
+            Some((what, new_one, old)) => {
+                format!("the {what} of `{}` is {old}, not {new_one}: ask for that", new.path)
+            }
+            None => format!("`{}` is there with other axes", new.path),
+        }
     })
 }
