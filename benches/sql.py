@@ -187,6 +187,35 @@ def bytes_read(connection: duckdb.DuckDBPyConnection) -> int:
     return int(answer[0])
 
 
+def skipping(report: Report, connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Show how many chunks the nearest rows are found without, by what is kept of each."""
+    site = store["resid_post"]
+    x = site.read(layers=LAYER).reshape(-1, D_MODEL).astype(np.float64)
+    n_chunk = -(-site.n_row // site.chunk_rows)
+    widest = int(x.std(axis=0).argmax())
+    vector = direction(D_MODEL)
+    asked = {
+        "the feature that varies most": (f"feature := {widest}", x[:, widest]),
+        "feature 0": ("feature := 0", x[:, 0]),
+        "a direction": (f"of := {literal(vector)}, metric := 'dot'", x @ vector),
+    }
+    rows = []
+    for title, (what, scores) in asked.items():
+        arguments = f"'{STORE}', 'resid_post', {LAYER}, {what}, k := {TOP}"
+        count = f"SELECT chunks_decoded FROM residuum_counters('{STORE}')"
+        before = fetch(connection, count)[0]
+        found = fetch(
+            connection, f"SELECT row FROM residuum_nearest({arguments}) ORDER BY rank"
+        ).astype(np.int64)
+        np.testing.assert_allclose(scores[found], np.sort(scores)[::-1][:TOP], rtol=2e-4)
+        read = int(fetch(connection, count)[0] - before)
+        rows.append([title, str(read), str(n_chunk), f"{1 - read / n_chunk:.0%}"])
+    report.say(
+        f"Chunks that the {TOP} rows with the largest scores at one layer are found without:"
+    )
+    report.table(["largest along", "chunks read", "of", "left out"], rows)
+
+
 def timed(connection: duckdb.DuckDBPyConnection, sql: str, *, ours: bool) -> Case:
     """What to time; ours counts what it reads of the store, the other is counted from outside."""
     run = partial(fetch, connection, sql)
@@ -235,6 +264,7 @@ def main() -> None:
         add_table(report, question.title, measured, base="residuum")
         goals = [Goal("Parquet lists", ("Parquet lists",), 10)]
         report.judge(question.title, "residuum", speeds(measured), goals)
+    skipping(report, ours, store)
     report.keep()
 
 
