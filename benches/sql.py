@@ -1,10 +1,12 @@
-"""Four SQL questions to a store, against DuckDB over the same numbers in Parquet lists.
+"""Four SQL questions to a store, against DuckDB over Parquet lists and xarray-sql, and numpy.
 
 8192 tokens of a GPT-2-small shape with random weights: resid_post and z, 151 MB each in float16,
 page cache warm, 2 threads. The Parquet columns are lists of float32, zstd, once in the order of
 capture and once sorted by layer, which is the best case for a question about one layer. *Plain SQL
-over the view* computes from `vec` what `residuum_activations(…)` gives as `norm` or `dot`. What
-ours reads is by its own count, what DuckDB reads of Parquet by the process's.
+over the view* computes from `vec` what `residuum_activations(…)` gives as `norm` or `dot`.
+xarray-sql, of which every number is a row, asks float32 arrays in memory. *numpy by hand* reads the
+store and computes in float32. What ours reads is by its own count, what DuckDB reads of Parquet by
+the process's.
 
     python benches/sql.py [--rounds 5]
 """
@@ -39,13 +41,17 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Question:
-    """One question: what residuum's user writes, fused or plain, and what Parquet's user writes."""
+    """One question: what users of residuum (fused or plain), Parquet and xarray-sql write.
+
+    `answer` computes it with numpy in a dtype.
+    """
 
     title: str
     ours: str
     plain: str
     parquet: str
-    answer: Callable[[Store], Floats]
+    cells: str
+    answer: Callable[[Store, type[np.floating[Any]]], Floats]
 
 
 def direction(d: int) -> Floats:
@@ -104,22 +110,22 @@ def questions() -> list[Question]:
     """The four questions, each with the same answer computed by numpy."""
     stream, head = direction(D_MODEL), direction(D_HEAD)
 
-    def norms(store: Store) -> Floats:
-        z = store["z"].read().astype(np.float64)
+    def norms(store: Store, kind: type[np.floating[Any]]) -> Floats:
+        z = store["z"].read().astype(kind)
         return np.asarray(np.linalg.norm(z, axis=-1).mean(0).ravel())
 
-    def top(store: Store) -> Floats:
-        scores = store["resid_post"].read(layers=LAYER).reshape(-1, D_MODEL).astype(np.float64)
+    def top(store: Store, kind: type[np.floating[Any]]) -> Floats:
+        scores = store["resid_post"].read(layers=LAYER).reshape(-1, D_MODEL).astype(kind)
         return np.sort(scores @ stream)[::-1][:TOP]
 
-    def joined(store: Store) -> Floats:
+    def joined(store: Store, kind: type[np.floating[Any]]) -> Floats:
         tokens = store.tokens.to_table().to_pydict()
         rows = [r for r, text in zip(tokens["row"], tokens["text"], strict=True) if text == WORD]
-        vec = store["resid_post"].read(rows=np.array(rows), layers=LAYER).astype(np.float64)
+        vec = store["resid_post"].read(rows=np.array(rows), layers=LAYER).astype(kind)
         return np.array([np.linalg.norm(vec.reshape(-1, D_MODEL), axis=1).mean()])
 
-    def attribution(store: Store) -> Floats:
-        z = store["z"].read().astype(np.float64)
+    def attribution(store: Store, kind: type[np.floating[Any]]) -> Floats:
+        z = store["z"].read().astype(kind)
         return np.asarray((z @ head).mean(0).ravel())
 
     def norm(d: int) -> str:
@@ -141,12 +147,15 @@ def questions() -> list[Question]:
         f" direction := {literal(stream)})"
     )
     one_layer = f"WHERE layer = {LAYER}"
+    each_head = "(SELECT layer, head, {} AS s FROM {} GROUP BY row, layer, head)"
+    each_row = f"(SELECT row, {{}} AS s FROM resid_post {{}} {one_layer} GROUP BY row)"
     return [
         Question(
             "mean norm per head",
             per_head.format("norm", f"residuum_activations('{STORE}', 'z')"),
             per_head.format(norm(D_HEAD), "z"),
             per_head.format(norm(D_HEAD), "{z}"),
+            per_head.format("s", each_head.format("sqrt(sum(x * x))", "z")),
             norms,
         ),
         Question(
@@ -154,6 +163,7 @@ def questions() -> list[Question]:
             best.format("dot", layer_dot),
             best.format(dot(stream), f"resid_post {one_layer}"),
             best.format(dot(stream), f"{{resid_post}} {one_layer}"),
+            best.format("s", each_row.format("sum(x * v)", "JOIN stream USING (d)")),
             top,
         ),
         Question(
@@ -163,6 +173,8 @@ def questions() -> list[Question]:
             ),
             word.format(norm(D_MODEL), "resid_post"),
             word.format(norm(D_MODEL), "{resid_post}"),
+            f"SELECT avg(s) FROM {each_row.format('sqrt(sum(x * x))', '')} JOIN tokens USING (row)"
+            f" WHERE text = '{WORD}'",
             joined,
         ),
         Question(
@@ -170,9 +182,25 @@ def questions() -> list[Question]:
             per_head.format("dot", z_dot),
             per_head.format(dot(head), "z"),
             per_head.format(dot(head), "{z}"),
+            per_head.format("s", each_head.format("sum(x * v)", "z JOIN head_direction USING (d)")),
             attribution,
         ),
     ]
+
+
+def cells(store: Store) -> duckdb.DuckDBPyConnection:
+    """A connection in which xarray-sql shows `row, layer[, head], d, x` for every number."""
+    import xarray_sql  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from xarray import Dataset  # type: ignore[import-not-found,unused-ignore]
+
+    connection = duckdb.connect()
+    for site, axes in (("resid_post", ("row", "layer", "d")), ("z", ("row", "layer", "head", "d"))):
+        values = store[site].read().astype(np.float32)
+        coordinates = {axis: np.arange(n) for axis, n in zip(axes, values.shape, strict=True)}
+        xarray_sql.register(connection, site, Dataset({"x": (axes, values)}, coordinates))
+    for name, d in (("stream", D_MODEL), ("head_direction", D_HEAD)):
+        connection.register(name, pa.table({"d": np.arange(d), "v": direction(d)}))
+    return connection
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> Floats:
@@ -232,35 +260,38 @@ def main() -> None:
     store = residuum.open(STORE)
     assert store.n_row == N_PROMPT * N_TOKEN
     ours, parquet = store.connect(), duckdb.connect()
-    parquet.register("tokens", store.tokens.to_table())
+    xarray = cells(store)
+    for connection in (parquet, xarray):
+        connection.register("tokens", store.tokens.to_table())
     tables = {}
     for by_layer in (False, True):
         tables[by_layer] = {
             site: f"'{make_parquet(store, site, by_layer=by_layer)}'"
             for site in ("resid_post", "z")
         }
-    for connection in (ours, parquet):
+    for connection in (ours, parquet, xarray):
         connection.execute("SET threads = 2")
     sizes = ", ".join(f"{p.stat().st_size / 1e6:.0f}" for p in sorted(WORK.glob("*.parquet")))
     report = Report("sql", "SQL")
     report.introduce(__doc__)
     report.say(
         f"A store holds {folder_bytes(STORE) / 1e6:.0f} MB, the Parquet files {sizes} MB. "
-        f"Medians of {rounds}. {versions('duckdb', 'pyarrow')}"
+        f"Medians of {rounds}. {versions('duckdb', 'pyarrow', 'xarray-sql')}"
     )
     for question in questions():
-        want = question.answer(store)
+        want = question.answer(store, np.float64)
         cases = {
             "residuum": (ours, question.ours),
             "residuum, plain SQL over the view": (ours, question.plain),
             "Parquet lists": (parquet, question.parquet.format(**tables[False])),
             "Parquet lists sorted by layer": (parquet, question.parquet.format(**tables[True])),
+            "xarray-sql": (xarray, question.cells),
         }
         for connection, sql in cases.values():
             np.testing.assert_allclose(fetch(connection, sql), want, rtol=2e-4, atol=2e-5)
-        measured = interleaved(
-            {name: timed(*case, ours=case[0] is ours) for name, case in cases.items()}, rounds
-        )
+        asked = {name: timed(*case, ours=case[0] is ours) for name, case in cases.items()}
+        asked["numpy by hand"] = Case(partial(question.answer, store, np.float32))
+        measured = interleaved(asked, rounds)
         add_table(report, question.title, measured, base="residuum")
         goals = [Goal("Parquet lists", ("Parquet lists",), 10)]
         report.judge(question.title, "residuum", speeds(measured), goals)
