@@ -266,7 +266,8 @@ def main() -> None:
     report.introduce(__doc__)
     stored, saved = (folder_bytes(WORK / name) / 1e6 for name in ("run.residuum", "hooks"))
     report.say(f"A store holds {stored:.0f} MB, a folder of `torch.save` {saved:.0f} MB.")
-    report.say(versions("torch", "transformers", "transformer-lens", "nnsight"))
+    packages = ("torch", "transformers", "transformer-lens", "nnsight")
+    report.say(f"Medians of {options.rounds}. {versions(*packages)}")
     add_table(report, "capture", measured, base="bare forward pass")
     writing = measured["its writing alone, of arrays in memory"].median
     handing, ending = in_writer(lambda: ours(model, tokenizer, prompts))

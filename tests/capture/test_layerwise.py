@@ -280,6 +280,18 @@ def stopped(monkeypatch):
     return stop
 
 
+def stages_run(monkeypatch):
+    """Names of the stages through which batches go from now on."""
+    ran, run = [], StageTracer.run
+
+    def counting(self, batch, sink):
+        ran.append(self.stage.name)
+        run(self, batch, sink)
+
+    monkeypatch.setattr(StageTracer, "run", counting)
+    return ran
+
+
 @pytest.mark.parametrize("how", ["error", "Ctrl-C"])
 @pytest.mark.parametrize("stage", ["layer 1", "layer 2", "readout"])
 def test_stopped_and_resumed_ends_in_the_same_arrays(
@@ -303,13 +315,7 @@ def test_stopped_and_resumed_ends_in_the_same_arrays(
     with pytest.raises(InputError, match="row 3 is another input"):
         capture(folder("gpt2"), tmp_path / "run", [*TEXTS[:3], "w9", *TEXTS[4:]], resume=True)
     read.clear()
-    ran, run = [], StageTracer.run
-
-    def counting(self, batch, sink):
-        ran.append(self.stage.name)
-        run(self, batch, sink)
-
-    monkeypatch.setattr(StageTracer, "run", counting)
+    ran = stages_run(monkeypatch)
     capture(folder("gpt2"), tmp_path / "run", **settings | {"schedule": None}, resume=True)
     after = ["layer 1", "layer 2", "readout"]
     # Ctrl-C in a layer of which nothing is stored ends it at once, as a kill does.
@@ -333,13 +339,7 @@ def test_failing_in_a_late_layer_keeps_what_enters_it(folder, tmp_path, stopped,
         with pytest.raises(RuntimeError) as raised:
             capture(folder("gpt2"), tmp_path / "run", **settings)
     assert any("--resume" in note for note in raised.value.__notes__)
-    ran, run = [], StageTracer.run
-
-    def counting(self, batch, sink):
-        ran.append(self.stage.name)
-        run(self, batch, sink)
-
-    monkeypatch.setattr(StageTracer, "run", counting)
+    ran = stages_run(monkeypatch)
     capture(folder("gpt2"), tmp_path / "run", **settings | {"schedule": None}, resume=True)
     assert set(ran) == {"layer 1", "layer 2"}
     assert_same(tmp_path / "run", tmp_path / "whole", *ARRAYS)
