@@ -13,6 +13,7 @@ map. All else is float32.
 import argparse
 import shutil
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 import residuum
-from common import Case, add_table, interleaved, speeds
+from common import Case, Measured, add_table, interleaved, measure, speeds
 from findings import Goal, Report, versions
 from formats import Residuum
 from residuum import kernels
@@ -34,8 +35,8 @@ LENS = "residuum lens"
 TORCH_LENS = ("torch, chunks of 512", "torch, chunks of 128")
 
 
-def lens_cases(n_row: int) -> dict[str, Case]:
-    """Statistics of random logits; the answers of all are compared first."""
+def lens_cases(n_row: int, *, compared: bool = True) -> dict[str, Case]:
+    """Statistics of random logits; unless told not to, the answers of all are compared first."""
     random = np.random.default_rng(0)
     x = random.standard_normal((n_row, 768), np.float32)
     w_u = random.standard_normal((768, 50257), np.float32) / 16
@@ -53,17 +54,39 @@ def lens_cases(n_row: int) -> dict[str, Case]:
             parts.append((entropy, logprobs.gather(1, target)[:, 0], (logits > own).sum(-1)))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
-    ours = kernels.lens(x, w_u, targets=targets, k=5)
-    entropy, logprob, rank = by_torch(512)
-    assert np.allclose(ours.entropy, entropy, atol=1e-4)
-    assert np.allclose(ours.target_logprob, logprob, atol=1e-4)
-    assert (ours.target_rank == rank.numpy()).mean() > 0.99  # the others are ties
+    if compared:
+        ours = kernels.lens(x, w_u, targets=targets, k=5)
+        entropy, logprob, rank = by_torch(512)
+        assert np.allclose(ours.entropy, entropy, atol=1e-4)
+        assert np.allclose(ours.target_logprob, logprob, atol=1e-4)
+        assert (ours.target_rank == rank.numpy()).mean() > 0.99  # the others are ties
     return {
         LENS: Case(lambda: kernels.lens(x, w_u, targets=targets, k=5)),
         "torch, chunks of 512": Case(lambda: by_torch(512)),
         "torch, chunks of 128": Case(lambda: by_torch(128)),
         **({"torch, everything at once": Case(lambda: by_torch(n_row))} if n_row < MANY else {}),
     }
+
+
+def lens_memory(name: str, n_row: int) -> int:
+    """Bytes above its inputs that a case takes in this process, which did nothing before."""
+    case = lens_cases(n_row, compared=False)[name]
+    measured = Measured()
+    measure(case, measured)
+    return measured.peak_bytes
+
+
+def judge_memory(report: Report, n_row: int) -> None:
+    """Measure each in a process of its own: what one gave back, another would take for nothing."""
+    peaks = {}
+    for name in (LENS, *TORCH_LENS):
+        with get_context("spawn").Pool(1) as alone:
+            peaks[name] = alone.apply(lens_memory, (name, n_row))
+    title = f"lens, peak memory above inputs, {n_row:,} rows"
+    rows = [[name, f"{peak / 1e6:,.0f} MB"] for name, peak in peaks.items()]
+    report.table([title, "of a process of its own"], rows)
+    goal = Goal("torch's best chunks", TORCH_LENS, 10)
+    report.judge(title, LENS, {name: 1 / max(peak, 1) for name, peak in peaks.items()}, [goal])
 
 
 def clustered(n_row: int, d: int, n_cluster: int) -> Floats:
@@ -199,6 +222,7 @@ def main() -> None:
         title = f"lens statistics, {n_lens:,} rows, 50,257 tokens, d = 768"
         goal = Goal("torch's best chunks", TORCH_LENS, 2.5)
         ask(report, title, lens_cases(n_lens), rounds, goal)
+        judge_memory(report, n_lens)
     noise = np.random.default_rng(0).standard_normal((n_row, 256), np.float32)
     for name, rows, least in (
         ("noise", noise, 1.2),
