@@ -77,6 +77,23 @@ def _grouped(config: Callable[..., Any], **more: Any) -> Any:
     )
 
 
+def _phi() -> tf.PhiConfig:
+    return tf.PhiConfig(
+        vocab_size=N_VOCAB,
+        hidden_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        intermediate_size=44,
+        max_position_embeddings=16,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
+        **COMMON,
+    )
+
+
 def _bert(config: Callable[..., Any], **more: Any) -> Any:
     return config(
         vocab_size=N_VOCAB,
@@ -108,6 +125,9 @@ MODELS: dict[str, Callable[[], tuple[str, Any]]] = {
     ),
     # A window shorter than the longest example, so that it matters.
     "mistral": lambda: ("MistralForCausalLM", _grouped(tf.MistralConfig, sliding_window=4)),
+    "qwen2": lambda: ("Qwen2ForCausalLM", _grouped(tf.Qwen2Config)),
+    "gemma": lambda: ("GemmaForCausalLM", _grouped(tf.GemmaConfig, attention_bias=True)),
+    "phi": lambda: ("PhiForCausalLM", _phi()),
     "bert": lambda: ("BertModel", _bert(tf.BertConfig)),
     "bert_mlm": lambda: ("BertForMaskedLM", _bert(tf.BertConfig)),
     "roberta": lambda: ("RobertaModel", _bert(tf.RobertaConfig)),
@@ -117,7 +137,8 @@ MODELS: dict[str, Callable[[], tuple[str, Any]]] = {
     "clip_vision_joint": lambda: ("CLIPModel", _clip()),
 }
 KIND = {"clip_vision": "image", "clip_vision_joint": "image"}
-ROTARY = ("gpt_neox", "gpt_neox_sequential", "llama", "mistral")
+ROTARY = ("gpt_neox", "gpt_neox_sequential", "llama", "mistral", "qwen2", "gemma", "phi")
+GATED = ("llama", "mistral", "qwen2", "gemma")
 HEADS = ("gpt2", *ROTARY)
 
 EXAMPLES = [[3, 1, 4, 1, 5, 9, 2, EOS], [6, 5, EOS], [EOS], [8, 9, 7, 9, 3, 2, 3, 8, 4, 6, EOS]]
@@ -151,6 +172,8 @@ def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     if KIND.get(name) == "image":
         size = {"height": 12, "width": 12}
         tf.CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size=size).save_pretrained(folder)
+    elif name == "qwen2":
+        qwen2_tokenizer().save_pretrained(folder)
     else:
         tokenizer().save_pretrained(folder)
     return model
@@ -164,6 +187,18 @@ def tokenizer() -> tf.PreTrainedTokenizerFast:
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="w0", bos_token="<bos>", eos_token="<eos>", unk_token="w2"
     )
+
+
+def qwen2_tokenizer() -> tf.Qwen2Tokenizer:
+    """The same words for a Qwen2: transformers reads its folders by that class in any case."""
+    words = {f"w{i}": i for i in range(29)} | {"<bos>": 29, "<eos>": EOS}
+    special = {"pad_token": "w0", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "w2"}
+    made = tf.Qwen2Tokenizer(vocab=words, merges=[], **special)
+    # Words whole, not letter by letter.
+    made.add_tokens(
+        [tokenizers.AddedToken(f"w{i}", lstrip=True, normalized=False) for i in range(29)]
+    )
+    return made
 
 
 def examples(name: str) -> list[Any]:
@@ -192,12 +227,21 @@ def in_64_bit() -> Iterator[None]:
     """
     files = [
         importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-        for name in ("clip", "gpt_neox", "llama", "mistral")
+        for name in ("clip", "gemma", "gpt_neox", "llama", "mistral", "phi", "qwen2")
     ]
+    norm = tf.models.gemma.modeling_gemma.GemmaRMSNorm
+    narrow = norm.forward
+    norm.forward = _gemma_norm
     for file in files:
         file.torch = _Wide()
     try:
         yield
     finally:
+        norm.forward = narrow
         for file in files:
             file.torch = torch
+
+
+def _gemma_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """Gemma's norm without its `x.float()`, which no module's name stands for."""
+    return self._norm(x) * (1.0 + self.weight)

@@ -23,6 +23,9 @@ EXPECTED = {
     "gpt_neox": {"W_U", "W_O", "b_O", "ln_final.w", "ln_final.b"},
     "llama": {"W_U", "W_O", "b_O", "ln_final.w"},
     "mistral": {"W_U", "W_O", "ln_final.w"},
+    "qwen2": {"W_U", "W_O", "ln_final.w"},
+    "gemma": {"W_U", "W_O", "b_O", "ln_final.w"},
+    "phi": {"W_U", "b_U", "W_O", "b_O", "ln_final.w", "ln_final.b"},
     "bert": {"W_O", "b_O"},
     "bert_mlm": {"W_O", "b_O"},
     "clip_text": {"W_O", "b_O", "ln_final.w", "ln_final.b", "W_proj"},
@@ -37,6 +40,7 @@ def test_a_readout_holds_what_the_model_has(name):
     dims = adapter.dims(model)
     shapes = {
         "W_U": (dims.d_model, dims.d_vocab),
+        "b_U": (dims.d_vocab,),
         "W_O": (3, dims.n_head, dims.d_head, dims.d_model),
         "b_O": (3, dims.d_model),
         "ln_final.w": (dims.d_model,),

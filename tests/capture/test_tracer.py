@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import HEADS, KIND, MODELS, ROTARY, build, examples, in_64_bit
+from tiny_models import GATED, HEADS, KIND, MODELS, ROTARY, build, examples, in_64_bit
 from torch import nn
 
 from residuum.capture.adapters import adapter_for
@@ -226,7 +226,8 @@ def test_norm_scale_replays_the_norms(traced):
         entering, leaving = passed[norm]
         if isinstance(norm, nn.LayerNorm):
             entering = entering - entering.mean(-1, keepdim=True)
-        linear = entering / scale[..., None] * norm.weight + getattr(norm, "bias", 0.0)
+        gain = norm.weight + tracer.adapter.norm_offset
+        linear = entering / scale[..., None] * gain + getattr(norm, "bias", 0.0)
         torch.testing.assert_close(linear, leaving, **TIGHT)
 
 
@@ -241,7 +242,7 @@ def test_mlp_sites_surround_the_activation(traced):
         parts = dict(block.named_modules())
         act = next(m for n, m in parts.items() if n.rsplit(".", 1)[-1] in ACTIVATIONS)
         activated = act(at[Site.MLP_PRE, layer])
-        if name in ("llama", "mistral"):
+        if name in GATED:
             up = block.mlp.up_proj(block.post_attention_layernorm(at[Site.RESID_MID, layer]))
             activated = activated * up
         torch.testing.assert_close(activated, at[Site.MLP_POST, layer], **TIGHT)
@@ -258,7 +259,7 @@ def test_final_norm_and_unembedding_give_the_models_logits(name):
     x = x * (w["ln_final.w"] + out.settings["norm_offset"])
     if "ln_final.b" in w:
         x = x + w["ln_final.b"]
-    logits = x @ w["W_U"]
+    logits = x @ w["W_U"] + w.get("b_U", 0)
     own_logits = run_model(model, tracer).logits
     torch.testing.assert_close(logits, own_logits, **TIGHT)
     torch.testing.assert_close(at[Site.LOGITS, None], own_logits, rtol=0, atol=0)

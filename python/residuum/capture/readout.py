@@ -121,7 +121,7 @@ def _heads_out(model: nn.Module, adapter: Adapter) -> list[Part]:
 
 def norm_eps(norm: Any) -> float:  # noqa: ANN401 - norms share no type
     """Return what a norm adds to the variance before its root."""
-    return float(norm.eps if isinstance(norm, nn.LayerNorm) else norm.variance_epsilon)
+    return float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
 
 
 def settings(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def settings(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
     return {
         "norm": "none" if norm is None else adapter.norm,
         "eps": 0.0 if norm is None else norm_eps(norm),
-        "norm_offset": 0.0,
+        "norm_offset": adapter.norm_offset,
         "norm_float32": adapter.norm_float32,
         "logit_scale": 1.0,
         "logit_softcap": None,

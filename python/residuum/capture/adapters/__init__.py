@@ -6,14 +6,25 @@
 from residuum.capture.adapters.base import Adapter, Difference, Dims, Tap
 from residuum.capture.adapters.bert import BERT
 from residuum.capture.adapters.clip import CLIP_TEXT, CLIP_VISION
+from residuum.capture.adapters.gemma import GEMMA
 from residuum.capture.adapters.gpt2 import GPT2
 from residuum.capture.adapters.gpt_neox import GPT_NEOX
 from residuum.capture.adapters.llama import LLAMA
+from residuum.capture.adapters.phi import PHI
 from residuum.errors import ModelError
 
 __all__ = ["ADAPTERS", "Adapter", "Difference", "Dims", "Tap", "adapter_for", "architecture_error"]
 
-ADAPTERS: tuple[Adapter, ...] = (GPT2, GPT_NEOX, LLAMA, BERT, CLIP_TEXT, CLIP_VISION)
+ADAPTERS: tuple[Adapter, ...] = (
+    GPT2,
+    GPT_NEOX,
+    LLAMA,
+    GEMMA,
+    PHI,
+    BERT,
+    CLIP_TEXT,
+    CLIP_VISION,
+)
 
 
 def adapter_for(architecture: str, kind: str = "text") -> Adapter:

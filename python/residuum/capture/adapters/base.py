@@ -107,11 +107,13 @@ class Adapter:
     """Enters the activation function (of a gated MLP: the gate)."""
     mlp_post: Tap
     """Enters the MLP's last projection."""
-    norms: tuple[str, str]
-    """The two norms of a block in order of use: attention's, the MLP's."""
+    norms: tuple[str, ...]
+    """The norms of a block in order of use: attention's, the MLP's; one where they share it."""
     final_norm: str | None
     """Path below the body of the norm between the last block and the readout."""
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm_offset: float = 0.0
+    """What a norm adds to its weight to get its gain."""
     norm_float32: bool = False
     """Whether the family's norm computes in float32 whatever the model's dtype."""
     post_norm: bool = False
@@ -176,13 +178,12 @@ class Adapter:
 
     def locate(self, site: Site, config: Config) -> Tap | Difference | None:
         """Return where in a block a site is read, or None if a tap is not how it is read."""
-        resid_mid = self._resid_mid()
         taps: dict[Site, Tap | Difference | None] = {
             Site.RESID_PRE: Tap("", "input"),
-            Site.RESID_MID: None if self.parallel(config) else resid_mid,
+            Site.RESID_MID: None if self.parallel(config) else self._resid_mid(),
             Site.RESID_POST: Tap("", "output"),
-            Site.ATTN_OUT: self.attn_out or Difference(Tap("", "input"), resid_mid),
-            Site.MLP_OUT: self.mlp_out or Difference(resid_mid, Tap("", "output")),
+            Site.ATTN_OUT: self.attn_out or Difference(Tap("", "input"), self._resid_mid()),
+            Site.MLP_OUT: self.mlp_out or Difference(self._resid_mid(), Tap("", "output")),
             Site.Q: self.q,
             Site.K: self.k,
             Site.V: self.v,

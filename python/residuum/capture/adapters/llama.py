@@ -1,18 +1,23 @@
-"""Llama and Mistral: rotary positions, grouped keys, RMSNorm, a gated MLP."""
+"""Llama, Mistral, Qwen2: rotary positions, grouped keys, RMSNorm, a gated MLP.
+
+Qwen2 has biases in q, k and v alone.
+"""
 
 from residuum.capture.adapters.base import Adapter, Tap
 
 LLAMA = Adapter(
     family="llama",
     kind="text",
-    model_types={"llama": "LlamaModel", "mistral": "MistralModel"},
+    model_types={"llama": "LlamaModel", "mistral": "MistralModel", "qwen2": "Qwen2Model"},
     models={
         "LlamaForCausalLM": "model",
         "LlamaModel": "",
         "MistralForCausalLM": "model",
         "MistralModel": "",
+        "Qwen2ForCausalLM": "model",
+        "Qwen2Model": "",
     },
-    heads=frozenset({"LlamaForCausalLM", "MistralForCausalLM"}),
+    heads=frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}),
     blocks="layers",
     attention="self_attn",
     q=Tap("self_attn.q_proj", "output"),
