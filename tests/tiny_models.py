@@ -38,6 +38,10 @@ CLIP_VISION = {
 }
 
 
+def _partly_rotary(share: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share}
+
+
 def _gpt2() -> tf.GPT2Config:
     return tf.GPT2Config(
         vocab_size=N_VOCAB, n_positions=16, n_embd=35, n_layer=3, n_head=5, n_inner=44, **COMMON
@@ -53,11 +57,7 @@ def _gpt_neox(*, parallel: bool) -> tf.GPTNeoXConfig:
         intermediate_size=44,
         max_position_embeddings=16,
         use_parallel_residual=parallel,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.6,
-        },
+        rope_parameters=_partly_rotary(0.6),
         **COMMON,
     )
 
@@ -85,11 +85,7 @@ def _phi() -> tf.PhiConfig:
         num_attention_heads=5,
         intermediate_size=44,
         max_position_embeddings=16,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
+        rope_parameters=_partly_rotary(0.5),
         **COMMON,
     )
 

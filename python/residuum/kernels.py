@@ -5,7 +5,6 @@ Long sums are float64; results do not depend on the number of threads. A NaN in 
 row's results NaN, never another row's.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from residuum import _residuum
 from residuum.errors import ArgumentError
+from residuum.quantities import blocks
 from residuum.store import SiteArray
 
 Floats = NDArray[np.float32]
@@ -297,14 +297,12 @@ def site_attribution(
     return out
 
 
-def _blocks(site: SiteArray, row_bytes: int, budget: int) -> Iterator[slice]:
+def _blocks(site: SiteArray, row_bytes: int, budget: int) -> list[slice]:
     """Rows of a site in blocks within a budget; one of no rows where there are none."""
     if budget < row_bytes:
         message = f"memory_bytes is {budget}, but one row of `{site.name}` takes {row_bytes}"
         raise ArgumentError(message)
-    step = budget // row_bytes
-    for start in range(0, max(1, site.n_row), step):
-        yield slice(start, min(start + step, site.n_row))
+    return list(blocks(site.n_row, row_bytes, budget)) or [slice(0, 0)]
 
 
 def matmul(a: ArrayLike, b: ArrayLike) -> Floats:

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.dataset
 from analyses import tiny
 
-from residuum.analyses.rows import blocks, token_rows
+from residuum.analyses.rows import token_rows
+from residuum.quantities import blocks
 
 
 class Tokens:

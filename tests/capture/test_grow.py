@@ -122,6 +122,8 @@ def test_new_layers_are_cut_as_those_that_are_there(model, tmp_path):
     )
     assert store["resid_post"].layers == (0, 1, 2)
     assert store["resid_post"].chunk_rows == SETTINGS["chunk_rows"]
+    with pytest.raises(InputError, match="chunk_rows"):
+        capture(model, tmp_path / "run", chunk_rows=0, append=True)
 
 
 def test_new_examples_get_all_that_the_others_have(model, tmp_path, blocks):

@@ -331,6 +331,17 @@ def test_failing_before_a_layer_is_whole_leaves_nothing(folder, tmp_path, stoppe
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_growth_that_fails_at_once_leaves_the_store_complete(folder, tmp_path, stopped):
+    capture(folder("gpt2"), tmp_path / "run", sites=["resid_post"], layers=[1])
+    stopped("layer 0", 1, "error")
+    more = {"sites": ["z"], "layers": [0], "schedule": "layerwise", "append": True}
+    with pytest.raises(RuntimeError):
+        capture(folder("gpt2"), tmp_path / "run", **more)
+    store = residuum.open(tmp_path / "run")
+    assert (store.complete, store.growth, store.sites) == (True, None, ("resid_post",))
+    assert not (tmp_path / "run/staging").exists()
+
+
 def test_failing_in_a_late_layer_keeps_what_enters_it(folder, tmp_path, stopped, monkeypatch):
     settings = {"sites": ["z"], "layers": [2], "schedule": "layerwise"}
     capture(folder("gpt2"), tmp_path / "whole", **settings)

@@ -190,7 +190,9 @@ def test_a_place_where_another_is_being_made(tmp_path, bucket):
     _residuum.object_create(b"a number", S3Path(f"{bucket}/run/staging/writer.lock"))
     with made.create(tmp_path / "made.residuum"):
         pass
-    with pytest.raises(StoreError, match=r"makes a store here; .* remove everything below s3://"):
+    with pytest.raises(
+        StoreError, match=r"has locked this store; .* remove everything below s3://.* capture again"
+    ):
         StoreWriter.upload(tmp_path / "made.residuum", S3Path(f"{bucket}/run"))
 
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from residuum.analyses.params import param
 from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
-from residuum.analyses.rows import TokenRows, blocks, chosen_layers, token_rows
+from residuum.analyses.rows import TokenRows, chosen_layers, token_rows
 from residuum.analyses.vocabulary import separator_ids, token_ids
 from residuum.errors import SiteError
+from residuum.quantities import blocks
 
 if TYPE_CHECKING:
     from residuum.store import Store

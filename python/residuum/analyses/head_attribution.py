@@ -23,9 +23,10 @@ from residuum.analyses.params import param
 from residuum.analyses.readout import Floats, Readout, read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
-from residuum.analyses.rows import NO_TOKEN, TokenRows, blocks, token_rows
+from residuum.analyses.rows import NO_TOKEN, TokenRows, token_rows
 from residuum.analyses.vocabulary import token_ids
 from residuum.errors import ArgumentError
+from residuum.quantities import blocks
 
 if TYPE_CHECKING:
     from residuum.store import Store

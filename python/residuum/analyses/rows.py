@@ -4,7 +4,6 @@ A repeated input shares the rows of its first occurrence; that occurrence is the
 each row counts once in every average.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -113,13 +112,6 @@ def _first_places(row: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each stored row, the first place in the tokens table that names it."""
     stored, first = np.unique(row, return_index=True)
     return first[stored >= 0]
-
-
-def blocks(n_row: int, row_bytes: int, budget: int) -> Iterator[slice]:
-    """Cut rows so that one block of `row_bytes` per row fits the budget; at least one row each."""
-    size = max(1, budget // max(1, row_bytes))
-    for start in range(0, n_row, size):
-        yield slice(start, min(start + size, n_row))
 
 
 def chosen_layers(site: "SiteArray", layers: tuple[int, ...] | None) -> list[int]:

@@ -120,7 +120,7 @@ def capture(
         batch_tokens=_given(batch_tokens, recorded.get("batch_tokens"), BATCH_TOKENS),
         memory=memory,
         shard_rows=_given(shard_rows, recorded.get("shard_rows"), SHARD_ROWS),
-        chunk_rows=chunk_rows or recorded.get("chunk_rows"),
+        chunk_rows=recorded.get("chunk_rows") if chunk_rows is None else chunk_rows,
         codec=codec or recorded.get("codec", "none"),
         schedule=_schedule(place.path, stored if resume else None, schedule),
         allow_nonfinite=allow_nonfinite,

@@ -46,7 +46,7 @@ def start(job: Job, *, show: bool | None) -> None:
         _rows(job, Start(), show=show)
         _Course(job, show=show).run()
     except Exception as error:
-        if _has_begun(job):
+        if Stored.read(job.path).there or _has_begun(job):
             note_resume(error, job.path)
         else:
             discard(job.path)
@@ -105,10 +105,8 @@ def go_on(job: Job, stored: Stored, *, show: bool | None) -> None:
 
 
 def _has_begun(job: Job) -> bool:
-    """Whether there is anything to go on with: a site, rows of one, or what left a block."""
-    stored = Stored.read(job.path)
-    streams = Streams(Path(job.path))
-    return bool(stored.there) or growing.n_done(stored) > 0 or streams.any_block()
+    """Whether there is more to go on with than whole sites: rows of one, or what left a block."""
+    return growing.n_done(Stored.read(job.path)) > 0 or Streams(Path(job.path)).any_block()
 
 
 def _check_inputs(job: Job) -> None:

@@ -287,7 +287,7 @@ pub(super) fn array_metadata(
 /// Takes the writer's lock and removes what a crash left: the staging folder's files, which hold nothing that a
 /// commit promises, and files that never got their name.
 fn lock_and_clean(folders: &Folders) -> Result<Lock> {
-    let lock = Lock::take(folders)?;
+    let lock = Lock::take(folders, "remove this object and go on with --resume")?;
     // An object never goes by another name before it has its own.
     if !objects::is_url(&folders.store) {
         remove_unnamed(&folders.store)?;

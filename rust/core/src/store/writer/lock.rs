@@ -25,11 +25,11 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the locks, or says who has them.
-    pub(super) fn take(folders: &Folders) -> Result<Self> {
+    /// Takes the locks, or says who has them, and for a bucket what to do `if_gone`.
+    pub(super) fn take(folders: &Folders, if_gone: &str) -> Result<Self> {
         let (file, path) = lock_file(&folders.staging)?;
         let object = objects::is_url(&folders.store)
-            .then(|| ObjectLock::take(folders, &file, &path))
+            .then(|| ObjectLock::take(folders, &file, &path, if_gone))
             .transpose()?;
         Ok(Self { object, _file: file })
     }
@@ -71,7 +71,7 @@ struct ObjectLock {
 }
 
 impl ObjectLock {
-    fn take(folders: &Folders, file: &File, path: &Path) -> Result<Self> {
+    fn take(folders: &Folders, file: &File, path: &Path, if_gone: &str) -> Result<Self> {
         let object = folders.store.join("staging").join(LOCK);
         let mine = files::read_small(path)?;
         let mine = if mine.is_empty() {
@@ -83,7 +83,7 @@ impl ObjectLock {
         };
         match objects::create(&object, mine.clone()) {
             Err(error) if error.is_already_there() && files::read_small(&object)? == mine => {}
-            Err(error) if error.is_already_there() => return Err(taken(object)),
+            Err(error) if error.is_already_there() => return Err(taken(object, if_gone)),
             made => made?,
         }
         Ok(Self { object, number: mine, folders: folders.clone() })
@@ -120,9 +120,7 @@ impl Drop for ObjectLock {
     }
 }
 
-fn taken(object: PathBuf) -> Error {
-    let what = "another writer has locked this store; if that one is gone, remove this object and \
-                go on with --resume"
-        .to_owned();
+fn taken(object: PathBuf, if_gone: &str) -> Error {
+    let what = format!("another writer has locked this store; if that one is gone, {if_gone}");
     Error::Remote { path: object, what }
 }

@@ -33,7 +33,8 @@ impl Writer {
             let why = "other objects lie there: choose another name".to_owned();
             return Err(Error::NotAStore { path: store.to_owned(), why });
         }
-        let _lock = Lock::take(&Folders::of(store)).map_err(|error| others(error, store))?;
+        let if_gone = format!("remove everything below {}/ and capture again", store.display());
+        let _lock = Lock::take(&Folders::of(store), &if_gone)?;
         let made = send(folder, store).and_then(|()| {
             let root = files::read_small(&folder.join("zarr.json"))?;
             objects::create_new(&store.join("zarr.json"), root)
@@ -60,21 +61,6 @@ fn send(folder: &Path, store: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What to say if the place is locked: the lock is no store's yet.
-fn others(error: Error, store: &Path) -> Error {
-    match error {
-        Error::Remote { path, .. } if path.ends_with(LOCK) => {
-            let what = format!(
-                "another writer makes a store here; if that one is gone, remove everything below {}/ and \
-                 capture again",
-                store.display()
-            );
-            Error::Remote { path, what }
-        }
-        error => error,
-    }
 }
 
 /// Every file below a folder.
