@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from residuum import _residuum
 from residuum.errors import ArgumentError
-from residuum.quantities import blocks
 from residuum.store import SiteArray
+from residuum.store.batches import blocks
 
 Floats = NDArray[np.float32]
 

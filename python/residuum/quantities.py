@@ -1,4 +1,4 @@
-"""What people write for layers and for memory, `0:12`, `4GB`; and what fits into that memory."""
+"""What people write for layers and for memory: `0:12`, `4GB`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from residuum.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 MEMORY_BYTES = 1 << 30
 LEAST_MEMORY_BYTES = 16 * 10**6
@@ -62,10 +62,3 @@ def parse_memory(memory: str | int | None) -> int:
         message = f"memory {memory!r}: the writer needs {LEAST_MEMORY_BYTES // 10**6} MB at least."
         raise InputError(message)
     return size
-
-
-def blocks(n_row: int, row_bytes: int, budget: int) -> Iterator[slice]:
-    """Cut rows so that one block of `row_bytes` per row fits the budget; at least one row each."""
-    size = max(1, budget // max(1, row_bytes))
-    for start in range(0, n_row, size):
-        yield slice(start, min(start + size, n_row))

@@ -6,7 +6,7 @@ import pyarrow.dataset
 from analyses import tiny
 
 from residuum.analyses.rows import token_rows
-from residuum.quantities import blocks
+from residuum.store.batches import blocks
 
 
 class Tokens:

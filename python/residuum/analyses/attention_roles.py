@@ -21,7 +21,7 @@ from residuum.analyses.result import column
 from residuum.analyses.rows import TokenRows, chosen_layers, token_rows
 from residuum.analyses.vocabulary import separator_ids, token_ids
 from residuum.errors import SiteError
-from residuum.quantities import blocks
+from residuum.store.batches import blocks
 
 if TYPE_CHECKING:
     from residuum.store import Store

@@ -26,7 +26,7 @@ from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, token_rows
 from residuum.analyses.vocabulary import token_ids
 from residuum.errors import ArgumentError
-from residuum.quantities import blocks
+from residuum.store.batches import blocks
 
 if TYPE_CHECKING:
     from residuum.store import Store

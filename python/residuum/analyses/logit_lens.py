@@ -23,7 +23,7 @@ from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, chosen_layers, token_rows
 from residuum.kernels import NO_TOKEN as NO_RANK
 from residuum.kernels import LensStats
-from residuum.quantities import blocks
+from residuum.store.batches import blocks
 
 if TYPE_CHECKING:
     from residuum.store import Store

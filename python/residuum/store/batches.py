@@ -1,6 +1,8 @@
 """One epoch over the rows of an array: their order, cut into batches, read ahead of who asks.
 
 Order ── row numbers of windows, of batches ──▶ ahead ── reads on a thread of its own ──▶ batches
+
+`blocks` cuts rows in their order for those who read them within a budget.
 """
 
 from collections import deque
@@ -150,3 +152,10 @@ def ahead(
 def _taken(waiting: deque[tuple[Rows, Future[NDArray[Any]]]]) -> tuple[Rows, NDArray[Any]]:
     rows, values = waiting.popleft()
     return rows, values.result()
+
+
+def blocks(n_row: int, row_bytes: int, budget: int) -> Iterator[slice]:
+    """Cut rows so that one block of `row_bytes` per row fits the budget; at least one row each."""
+    size = max(1, budget // max(1, row_bytes))
+    for start in range(0, n_row, size):
+        yield slice(start, min(start + size, n_row))
