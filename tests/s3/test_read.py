@@ -176,13 +176,24 @@ def test_far_rows_cost_themselves_and_near_ones_what_lies_between(wide):
         same(site.read(rows, layers=1), values[rows] + 1)
         return store.counters()["bytes_read"] - before
 
-    far = np.array([2900, 5, 700, 1023, 1024])  # 1023 and 1024 lie in two shards
+    far = np.array([2700, 5, 700, 1023, 1024])  # 1023 and 1024 lie in two shards
     assert read(far) == len(far) * row + INDEX, "the indexes once"
     assert read(far) == len(far) * row
     most = 2**20 // row
     near = np.array([10, 10 + most])  # in chunks 0 and 2, each of which ends with a checksum
     assert read(near) == (1 + most) * row + 2 * 4
     assert read(near + np.array([0, 1])) == 2 * row
+
+
+def test_rows_near_the_end_of_a_shard_come_with_its_index(wide):
+    values, store = wide
+    before = store.counters()["bytes_read"]
+    rows = np.array([N_WIDE - 100, N_WIDE - 1])
+    same(store["resid_post"].read(rows, layers=1), values[rows] + 1)
+    padded = -(-N_WIDE // 64) * 64  # the last chunk is as long as the others
+    least = (padded - rows[0]) * D_WIDE * 4 + INDEX // 3
+    read = store.counters()["bytes_read"] - before
+    assert least < read <= least + 16 * 4, "no more than the checksums of a shard's chunks"
 
 
 def test_a_layer_costs_that_layer(wide):
@@ -202,13 +213,15 @@ def test_a_reader_goes_on_when_its_last_shard_is_replaced(tmp_path, bucket, uplo
         writer.add_examples(made.examples())
         writer.add_tokens(made.tokens(ids))
         writer.commit(n_example=1, rows={"token": 6, "example": 1}, publish_tail=True)
-        reader = Store(upload(folder, url))
+        reader, late = Store(upload(folder, url)), Store(url)
         first = reader["embed"].read()
         made.write_rows(writer, arrays, ids, 6)
         writer.commit(complete=True)
         upload(folder, url)
     assert not reader.is_current
     same(reader["embed"].read(), first)
+    same(late["embed"].read(), first)
+    same(Store(url)["embed"].read()[:6], first)
     assert Store(url)["embed"].n_row == made.N_ROW
 
 

@@ -1,15 +1,19 @@
 //! One read of an array in a bucket: a window of chunks at a time, the bytes of the next window on their way while
 //! those of this one are copied.
+//!
+//! A shard's index lies at its end. Where what is wanted reaches there, index and rows come with one request.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     chunk::{self, Wanted},
     dtype::{Dtype, Element},
     gather::Run,
-    objects::{Fetched, Fetching, merge},
+    index::{CRC, index_bytes},
+    objects::{Fetched, Fetching, MOST_GAP, Opening, REQUEST_BYTES, Tail, merge},
     read::Read,
     shards::{MAX_OPEN, OpenShard, ShardId},
+    spec::Codec,
 };
 use crate::error::Result;
 
@@ -29,7 +33,15 @@ struct Piece<'r> {
 /// Pieces whose bytes were asked for.
 struct Window<'r> {
     pieces: &'r [Piece<'r>],
-    parts: Vec<(Arc<OpenShard>, Fetching)>,
+    parts: Vec<Part>,
+}
+
+/// What was asked for of a piece.
+enum Part {
+    /// Its bytes, whose places were known.
+    Bytes(Arc<OpenShard>, Fetching),
+    /// The end of its shard, in which they should be.
+    Tail(Opening),
 }
 
 /// A chunk whose bytes have come.
@@ -49,7 +61,7 @@ impl<T: Element> Read<'_, '_, T> {
             runs.chunk_by(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
         let pieces = self.pieces(&chunks);
         // Side by side, as many as stay open: later windows would wait for theirs in turn.
-        let ids: Vec<ShardId> = pieces.iter().map(|piece| piece.id).take(MAX_OPEN / 2).collect();
+        let ids: Vec<ShardId> = self.without_tail(&pieces).take(MAX_OPEN / 2).collect();
         self.shards.open_objects(self.spec, &ids, self.n_row, self.counters)?;
         let mut before: Option<Window<'_>> = None;
         let mut rest = pieces.as_slice();
@@ -95,7 +107,7 @@ impl<T: Element> Read<'_, '_, T> {
 
     /// Opens the shards of pieces and asks for the bytes that are wanted of them.
     fn begin<'r>(&self, pieces: &'r [Piece<'r>]) -> Result<Window<'r>> {
-        let wanted: Vec<ShardId> = pieces.iter().map(|piece| piece.id).collect();
+        let wanted: Vec<ShardId> = self.without_tail(pieces).collect();
         self.shards.open_objects(self.spec, &wanted, self.n_row, self.counters)?;
         if self.spec.dtype == Dtype::I8 {
             // Each waits for a server, so that they go side by side.
@@ -105,15 +117,55 @@ impl<T: Element> Read<'_, '_, T> {
             })?;
         }
         let part = |piece: &Piece<'_>| {
+            if let Some(tail) = self.tail(piece) {
+                return self.shards.ask_tail(self.spec, piece.id, tail).map(Part::Tail);
+            }
             let shard = self.shards.open(self.spec, piece.id, self.n_row, false, self.counters)?;
             let fetching = self.fetch(&shard, piece.chunks)?;
-            Ok((shard, fetching))
+            Ok(Part::Bytes(shard, fetching))
         };
         Ok(Window { pieces, parts: pieces.iter().map(part).collect::<Result<_>>()? })
     }
 
+    /// The shards that are opened by their index alone.
+    fn without_tail<'p>(&'p self, pieces: &'p [Piece<'_>]) -> impl Iterator<Item = ShardId> + 'p {
+        pieces.iter().filter(|piece| self.tail(piece).is_none()).map(|piece| piece.id)
+    }
+
+    /// The end of a piece's shard that should hold the index and all that is wanted, with no more between them than is
+    /// read along anyway. None if the index is known, or has to be.
+    fn tail(&self, piece: &Piece<'_>) -> Option<Tail> {
+        let spec = self.spec;
+        // Scales are a request of their own.
+        if spec.dtype == Dtype::I8 || self.shards.is_open(piece.id) {
+            return None;
+        }
+        let first = piece.id.0 * spec.shard_rows;
+        let end = self.n_row.min(first + spec.shard_rows) - first;
+        let padded = end.next_multiple_of(spec.chunk_rows);
+        let at = |row: usize| (row * spec.row_bytes()) as u64;
+        let runs = piece.chunks.iter().copied().flatten();
+        let rows = runs.map(|run| at(run.row - first)..at(run.row - first + run.n));
+        let near = merge(rows.chain(std::iter::once(at(end)..at(padded))));
+        let [wanted] = near.as_slice() else { return None };
+        let is_all = wanted.start <= MOST_GAP;
+        // How long compressed chunks are, only the index tells.
+        if !is_all && (self.verify || spec.codec != Codec::None) {
+            return None;
+        }
+        let start = if is_all { 0 } else { wanted.start };
+        let others = spec.shard_chunks() * CRC + index_bytes(spec);
+        let bytes = at(padded) - start + others as u64;
+        (bytes <= REQUEST_BYTES).then_some(Tail { bytes, is_all })
+    }
+
     /// Asks for the bytes that are wanted of one shard.
     fn fetch(&self, shard: &OpenShard, chunks: &[&[Run]]) -> Result<Fetching> {
+        shard.map.fetch(self.ranges(shard, chunks)?)
+    }
+
+    /// The bytes that are wanted of one shard, sorted.
+    fn ranges(&self, shard: &OpenShard, chunks: &[&[Run]]) -> Result<Vec<Range<u64>>> {
         let mut ranges = Vec::new();
         for &runs in chunks {
             let wanted = Wanted { columns: self.columns, runs, cells: self.cells };
@@ -121,7 +173,34 @@ impl<T: Element> Read<'_, '_, T> {
         }
         // Chunks of a shard lie in its index's order, which a hostile one may have shuffled.
         ranges.sort_unstable_by_key(|range| range.start);
-        shard.map.fetch(merge(ranges))
+        Ok(merge(ranges))
+    }
+
+    /// Waits for what was asked for of a piece.
+    fn wait(&self, piece: &Piece<'_>, part: Part) -> Result<(Arc<OpenShard>, Fetched)> {
+        let (shard, fetched) = match part {
+            Part::Bytes(shard, fetching) => (shard, fetching.wait()?),
+            Part::Tail(opening) => {
+                let (shard, tail) = self.shards.take_tail(
+                    self.spec,
+                    piece.id,
+                    self.n_row,
+                    opening,
+                    self.counters,
+                )?;
+                let ranges = self.ranges(&shard, piece.chunks)?;
+                if ranges.iter().any(|range| !tail.holds(range)) {
+                    // The shard has grown, or was not written by us.
+                    self.counters.add_bytes(tail.len());
+                    let fetched = shard.map.fetch(ranges)?.wait()?;
+                    (shard, fetched)
+                } else {
+                    (shard, tail)
+                }
+            }
+        };
+        self.counters.add_bytes(fetched.len());
+        Ok((shard, fetched))
     }
 
     /// Waits for a window and copies it. A shard that was replaced since it was opened is opened again: the new
@@ -141,9 +220,9 @@ impl<T: Element> Read<'_, '_, T> {
 
     fn copy(&self, window: Window<'_>) -> Result<()> {
         let mut items = Vec::new();
-        for (piece, (shard, fetching)) in window.pieces.iter().zip(window.parts) {
-            let fetched = Arc::new(fetching.wait()?);
-            self.counters.add_bytes(fetched.len());
+        for (piece, part) in window.pieces.iter().zip(window.parts) {
+            let (shard, fetched) = self.wait(piece, part)?;
+            let fetched = Arc::new(fetched);
             items.extend(piece.chunks.iter().map(|runs| Here {
                 layer: piece.layer,
                 shard: Arc::clone(&shard),

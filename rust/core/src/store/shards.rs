@@ -16,7 +16,7 @@ use super::{
     dtype::Dtype,
     index::{CRC, Entry, ShardIndex, index_bytes, index_start},
     map::Map,
-    objects::{self, Object, Opening},
+    objects::{self, Fetched, Object, Opening, Tail},
     scales::Scales,
     spec::ArraySpec,
 };
@@ -169,7 +169,13 @@ impl Shards {
         }
         let path = self.path(spec, id);
         let open = if self.are_objects() {
-            take_object(spec, &path, n_row, Object::open_tail(&path, index_bytes(spec))?)?
+            take_object(
+                spec,
+                &path,
+                n_row,
+                Object::open_tail(&path, Tail::last(index_bytes(spec)))?,
+            )?
+            .0
         } else {
             map_shard(spec, path, n_row)?
         };
@@ -187,16 +193,35 @@ impl Shards {
         let mut new = ids.to_vec();
         new.sort_unstable();
         new.dedup();
-        new.retain(|id| !self.lock().contains_key(id));
-        let begin = |id| {
-            let path = self.path(spec, id);
-            let opening = Object::open_tail(&path, index_bytes(spec))?;
-            Ok((id, path, opening))
-        };
-        for (id, path, opening) in new.into_iter().map(begin).collect::<Result<Vec<_>>>()? {
-            self.keep(spec, id, take_object(spec, &path, n_row, opening)?, counters);
+        new.retain(|id| !self.is_open(*id));
+        let begin = |id| Ok((id, self.ask_tail(spec, id, Tail::last(index_bytes(spec)))?));
+        for (id, opening) in new.into_iter().map(begin).collect::<Result<Vec<_>>>()? {
+            self.take_tail(spec, id, n_row, opening, counters)?;
         }
         Ok(())
+    }
+
+    /// Whether a shard is open.
+    pub(crate) fn is_open(&self, id: ShardId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
+    /// Asks for the end of a shard in a bucket: its index, and what lies before it.
+    pub(crate) fn ask_tail(&self, spec: &ArraySpec, id: ShardId, tail: Tail) -> Result<Opening> {
+        Object::open_tail(&self.path(spec, id), tail)
+    }
+
+    /// Opens a shard by the end that was asked for; with it comes what lies there before the index.
+    pub(crate) fn take_tail(
+        &self,
+        spec: &ArraySpec,
+        id: ShardId,
+        n_row: usize,
+        opening: Opening,
+        counters: &Counters,
+    ) -> Result<(Arc<OpenShard>, Fetched)> {
+        let (open, rest) = take_object(spec, &self.path(spec, id), n_row, opening)?;
+        Ok((self.keep(spec, id, open, counters), rest))
     }
 
     fn keep(
@@ -236,16 +261,22 @@ fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard>
     Ok(OpenShard { identity, path, index, map, end, chunks: untouched(spec), scales: None })
 }
 
-/// Takes a shard in a bucket, whose index was asked for.
-fn take_object(spec: &ArraySpec, path: &Path, n_row: usize, opening: Opening) -> Result<OpenShard> {
+/// Takes a shard in a bucket, whose end was asked for: its index, and what came with it.
+fn take_object(
+    spec: &ArraySpec,
+    path: &Path,
+    n_row: usize,
+    opening: Opening,
+) -> Result<(OpenShard, Fetched)> {
     let (object, tail) = opening.wait().map_err(|error| absent(spec, path, n_row, error))?;
     let start = index_start(spec, path, object.len())?;
-    let index = ShardIndex::parse(spec, path, start, &tail)?;
+    let (rest, index) = tail.split_at(start)?;
+    let index = ShardIndex::parse(spec, path, start, &index)?;
     let length = usize::try_from(object.len()).unwrap_or(usize::MAX);
     let map = Map::object(object, path, length);
     let (path, end) = (path.to_owned(), [0; CRC]);
     let chunks = untouched(spec);
-    Ok(OpenShard { identity: None, path, index, map, end, chunks, scales: None })
+    Ok((OpenShard { identity: None, path, index, map, end, chunks, scales: None }, rest))
 }
 
 /// The error for a shard that could not be opened: one that is not there was promised by the commit.

@@ -16,7 +16,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// The most bytes of one request: longer ranges come as several, side by side.
-const REQUEST_BYTES: u64 = 16 << 20;
+pub(crate) const REQUEST_BYTES: u64 = 16 << 20;
 
 /// Ranges of one object that were asked for.
 #[derive(Debug)]
@@ -64,6 +64,30 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
+    /// The last bytes of an object of `len`.
+    pub(super) fn tail(path: &Path, len: u64, bytes: bytes::Bytes) -> Self {
+        let start = len.saturating_sub(bytes.len() as u64);
+        Self { path: path.to_owned(), parts: vec![(start, bytes)] }
+    }
+
+    /// Cuts an object's tail in two at byte `at` of the object.
+    pub(crate) fn split_at(self, at: u64) -> Result<(Self, bytes::Bytes)> {
+        let Self { path, mut parts } = self;
+        let Some((start, bytes)) = parts.first_mut() else { return Err(short(&path, at)) };
+        let n = at.checked_sub(*start).and_then(|n| usize::try_from(n).ok());
+        let Some(n) = n.filter(|n| *n <= bytes.len()) else { return Err(short(&path, at)) };
+        let behind = bytes.split_off(n);
+        Ok((Self { path, parts }, behind))
+    }
+
+    /// Whether one request brought all of a range.
+    pub(crate) fn holds(&self, range: &Range<u64>) -> bool {
+        let has = |(start, bytes): &(u64, bytes::Bytes)| {
+            *start <= range.start && range.end <= start + bytes.len() as u64
+        };
+        self.parts.iter().any(has)
+    }
+
     /// Bytes that came.
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|(_, bytes)| bytes.len()).sum()

@@ -31,8 +31,8 @@ use self::{
     failure::{failed, if_found},
 };
 pub(crate) use self::{
-    fetch::{Fetched, Fetching},
-    ranges::merge,
+    fetch::{Fetched, Fetching, REQUEST_BYTES},
+    ranges::{MOST_GAP, merge},
     upload::{create, put, remove_tree},
 };
 use crate::error::{Error, Result};
@@ -63,15 +63,22 @@ impl Object {
         Ok(Self { path: path.to_owned(), place, len: meta.size, etag: meta.e_tag })
     }
 
-    /// Opens the object and reads its last `n` bytes, all of it if it is shorter, with one request.
-    pub(crate) fn open_tail(path: &Path, n: usize) -> Result<Opening> {
+    /// Opens the object and reads its end, all of it if it is shorter, with one request.
+    pub(crate) fn open_tail(path: &Path, tail: Tail) -> Result<Opening> {
         let place = Place::of(path)?;
         let (key, bucket) = (place.key.clone(), place.bucket.clone());
-        let range = Some(GetRange::Suffix(n as u64));
+        let get = move |range| {
+            let (key, bucket) = (key.clone(), bucket.clone());
+            let options = GetOptions { range, ..GetOptions::default() };
+            async move { bucket.get_opts(&key, options).await }
+        };
+        let last = Some(GetRange::Suffix(tail.bytes));
         let answer = start(async move {
             let _slot = SLOTS.acquire().await;
-            let found =
-                bucket.get_opts(&key, GetOptions { range, ..GetOptions::default() }).await?;
+            let mut found = get(if tail.is_all { None } else { last.clone() }).await?;
+            if found.range.end - found.range.start > tail.bytes {
+                found = get(last).await?;
+            }
             Ok((found.meta.clone(), found.bytes().await?))
         });
         let answer = answer.map_err(|error| failed(path, error))?;
@@ -101,6 +108,22 @@ impl Object {
     }
 }
 
+/// The end of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    /// How long it is.
+    pub(crate) bytes: u64,
+    /// Whether that should be all of the object: a request without a range is the cheapest to answer.
+    pub(crate) is_all: bool,
+}
+
+impl Tail {
+    /// The last bytes of a longer object.
+    pub(crate) fn last(n: usize) -> Self {
+        Self { bytes: n as u64, is_all: false }
+    }
+}
+
 /// An object whose tail was asked for.
 #[derive(Debug)]
 pub(crate) struct Opening {
@@ -111,10 +134,11 @@ pub(crate) struct Opening {
 
 impl Opening {
     /// The object and its tail.
-    pub(crate) fn wait(self) -> Result<(Object, Vec<u8>)> {
+    pub(crate) fn wait(self) -> Result<(Object, Fetched)> {
         let Self { path, place, answer } = self;
         let (meta, tail) = answer.wait().map_err(|error| failed(&path, error))?;
-        Ok((Object { path, place, len: meta.size, etag: meta.e_tag }, tail.into()))
+        let fetched = Fetched::tail(&path, meta.size, tail);
+        Ok((Object { path, place, len: meta.size, etag: meta.e_tag }, fetched))
     }
 }
 

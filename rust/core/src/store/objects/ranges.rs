@@ -5,7 +5,7 @@ use std::ops::Range;
 /// Bytes between two wanted ranges that are read along: about what comes in the time in which another request waits
 /// for its first byte (20 ms and more in a cloud's own network, at 50 to 100 MB/s a request). `object_store` and Arrow's
 /// readers draw the line at the same place.
-const MOST_GAP: u64 = 1 << 20;
+pub(crate) const MOST_GAP: u64 = 1 << 20;
 
 /// Joins sorted ranges where no more than `MOST_GAP` lies between two.
 pub(crate) fn merge(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
