@@ -67,6 +67,18 @@ pub(crate) fn read_at(file: &File, path: &Path, out: &mut [u8], offset: u64) -> 
     })
 }
 
+/// Has the system read what is asked for of a file and no more; where that cannot be said, it reads more.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "std has no call for it")]
+pub(crate) fn reads_alone(file: &File) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: it is given an open file, and touches no memory of ours.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn reads_alone(_: &File) {}
+
 /// Writes all of `bytes` at `offset`.
 pub(crate) fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
     file.write_all_at(bytes, offset).map_err(|error| Error::io(path, error))

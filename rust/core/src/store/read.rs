@@ -15,6 +15,10 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// Bytes that a thread has the system bring in ahead of it. Much more, and it waits until the disk has taken that in
+/// before it copies anything; much less, and the disk waits for it.
+const EXPECTED_BYTES: usize = 16 << 20;
+
 /// What is read, from where, and where it goes.
 pub(crate) struct Read<'a, 'o, T> {
     pub(crate) spec: &'a ArraySpec,
@@ -55,17 +59,20 @@ impl<T: Element> Read<'_, '_, T> {
         let chunk_rows = self.spec.chunk_rows;
         let chunks: Vec<&[Run]> =
             runs.chunk_by(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
-        if !self.alone {
-            let place = |run: &Run| run.row / chunk_rows % self.spec.shard_chunks();
-            let span = place(&runs[0])..place(&runs[runs.len() - 1]) + 1;
-            // Most of these chunks, or else what lies between them is not worth it.
-            if 2 * chunks.len() > span.len() {
+        let place = |run: &Run| run.row / chunk_rows % self.spec.shard_chunks();
+        let span = place(&runs[0])..place(&runs[runs.len() - 1]) + 1;
+        // Most of these chunks, or else what lies between them is not worth it.
+        let is_dense = !self.alone && 2 * chunks.len() > span.len();
+        let step = EXPECTED_BYTES / (self.spec.chunk_bytes() * shards.len()).max(1);
+        self.each(&chunks, |runs| {
+            if is_dense {
+                let now = place(&runs[0]);
                 for shard in &shards {
-                    shard.expect(span.clone());
+                    shard.expect(now..span.end.min(now + step.max(1) + 1));
                 }
             }
-        }
-        self.each(&chunks, |runs| self.chunk(&shards, runs))
+            self.chunk(&shards, runs)
+        })
     }
 
     /// Reads the runs of one chunk number, in all layers.

@@ -14,6 +14,7 @@ use std::{
 use super::{
     counters::Counters,
     dtype::Dtype,
+    files,
     index::{CRC, Entry, ShardIndex, index_bytes, index_start},
     map::Map,
     objects::{self, Fetched, Object, Opening, Tail},
@@ -62,6 +63,8 @@ const WARM: u8 = 1;
 const CHECKED: u8 = 2;
 /// The system was asked to begin to bring the chunk in.
 const EXPECTED: u8 = 4;
+/// A place in the chunk was looked at.
+const SEEN: u8 = 8;
 
 impl OpenShard {
     /// Whether the file still reaches to its end. Behind a cut the last page of a map reads as zeros without any
@@ -106,6 +109,13 @@ impl OpenShard {
         let ranges = chunks.filter(is_cold).filter_map(|chunk| self.index.entries[chunk]);
         let joined = ranges.map(Entry::range).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
         if let Some(range) = joined {
+            self.map.will_read(range);
+        }
+    }
+
+    /// Has the system bring in the place in a chunk that is looked at first, and nothing around it.
+    pub(crate) fn glimpse(&self, chunk: usize, range: std::ops::Range<usize>) {
+        if self.chunks[chunk].fetch_or(SEEN, Relaxed) & (SEEN | WARM | EXPECTED) == 0 {
             self.map.will_read(range);
         }
     }
@@ -250,13 +260,14 @@ fn map_shard(spec: &ArraySpec, path: PathBuf, n_row: usize) -> Result<OpenShard>
     let meta = file.metadata().map_err(fail)?;
     let start = index_start(spec, &path, meta.len())?;
     let length = usize::try_from(meta.len()).unwrap_or(usize::MAX);
-    let map = Map::new(file, &path, length);
-    let tail = length - index_bytes(spec)..length;
+    let mut tail = vec![0; index_bytes(spec)];
+    // By a map, the system would bring in what lies around: with some settings that is 8 MB.
+    files::reads_alone(&file);
+    files::read_at(&file, &path, &mut tail, start)?;
+    let index = ShardIndex::parse(spec, &path, start, &tail)?;
     let mut end = [0; CRC];
-    let index = map.read(tail, |bytes| {
-        end.copy_from_slice(&bytes[bytes.len() - CRC..]);
-        ShardIndex::parse(spec, &path, start, bytes)
-    })??;
+    end.copy_from_slice(&tail[tail.len() - CRC..]);
+    let map = Map::new(file, &path, length);
     let identity = Some(identity(&meta));
     Ok(OpenShard { identity, path, index, map, end, chunks: untouched(spec), scales: None })
 }
