@@ -18,4 +18,5 @@ def assert_same(one, two, *folders):
     """Fail with the names of the files that differ, not with their bytes."""
     left, right = files(one, *folders), files(two, *folders)
     assert sorted(left) == sorted(right)
-    assert [name for name in left if left[name] != right[name]] == []
+    differ = [name for name in left if left[name] != right[name]]
+    assert not differ, differ

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from residuum.capture.layerwise.raw import fill
+from residuum.capture.layerwise.raw import empty, fill
 from residuum.errors import ModelError, StoreError
 from residuum.store import tensor_file
 
@@ -90,6 +90,11 @@ class Checkpoint:
         tensor = self._tensors[name][1]
         return tensor.end - tensor.begin
 
+    def place(self, name: str, dtype: torch.dtype) -> int:
+        """Byte of the file where a tensor lies if it is computed with as it is there, else 0."""
+        tensor = self._tensors[name][1]
+        return tensor.begin if DTYPES.get(tensor.kind) == dtype else 0
+
     def read(self, name: str) -> torch.Tensor:
         """Read a tensor, in the dtype of the file."""
         return next(self.parts(name, self.n_bytes(name)))[1]
@@ -111,7 +116,8 @@ class Checkpoint:
         with path.open("rb", buffering=0) as file:
             file.seek(tensor.begin)
             for first in range(0, max(1, n_row), step):
-                out = torch.empty((min(step, n_row - first), *row), dtype=dtype)
+                part = torch.Size((min(step, n_row - first), *row))
+                out = empty(part, dtype, at=file.tell())
                 if not fill(file, out):
                     message = f"{path} is damaged: it ends in the middle of {name}"
                     raise ModelError(message)

@@ -194,7 +194,8 @@ class _Course:
             name = f"{self.shell.weights.index(weight)}.weight"
             kept = self.streams.folder / name
             if stage.number and kept.exists():
-                value = self.streams.load(name, weight.meta.shape, weight.meta.dtype)
+                value = self.shell.empty_like(weight)
+                self.streams.load(name, value)
                 value = value.to(self.shell.device)
             else:
                 value = self.shell.read(weight)

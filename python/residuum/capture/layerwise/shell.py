@@ -17,6 +17,7 @@ from torch import nn
 
 from residuum.capture.layerwise.checkpoint import Checkpoint
 from residuum.capture.layerwise.names import sources
+from residuum.capture.layerwise.raw import empty
 from residuum.errors import ModelError
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class Shell:
     def read(self, weight: Weight) -> torch.Tensor:
         """Read a weight to the device, in the dtype that the model computes in."""
         return self.checkpoint.read(weight.source).to(self.device, weight.meta.dtype)
+
+    def empty_like(self, weight: Weight) -> torch.Tensor:
+        """Memory in which a weight that was read earlier lies as `read` lays it."""
+        dtype = weight.meta.dtype
+        at = self.checkpoint.place(weight.source, dtype)
+        return empty(weight.meta.shape, dtype, at)
 
     def put(self, weight: Weight, value: torch.Tensor) -> None:
         """Let the model compute with `value`."""

@@ -54,11 +54,11 @@ class Streams:
             file.flush()
             os.fsync(file.fileno())
 
-    def load(self, name: str, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """What `save` kept."""
+    def load(self, name: str, out: torch.Tensor) -> None:
+        """Fill a tensor with what `save` kept."""
         path = self.folder / name
         with path.open("rb", buffering=0) as file:
-            return _read(path, file, shape, dtype)
+            _read(path, file, out)
 
 
 class Crossing:
@@ -91,7 +91,9 @@ class Crossing:
         if self.enters is None:
             message = "nothing enters the embedding"
             raise CaptureError(message)
-        return _read(self.streams.path(self.enters), self._in, shape, dtype)
+        out = torch.empty(shape, dtype=dtype)
+        _read(self.streams.path(self.enters), self._in, out)
+        return out
 
     def write(self, tensor: torch.Tensor) -> None:
         """Append a batch."""
@@ -121,9 +123,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return raw(tensor.detach().cpu().contiguous())
 
 
-def _read(path: Path, file: FileIO, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    out = torch.empty(shape, dtype=dtype)
+def _read(path: Path, file: FileIO, out: torch.Tensor) -> None:
     if not fill(file, out):
         message = f"{path} is damaged: it ends in the middle of a batch"
         raise CaptureError(message)
-    return out
