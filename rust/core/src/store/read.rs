@@ -15,8 +15,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Bytes that a thread has the system bring in ahead of it. Much more, and it waits until the disk has taken that in
-/// before it copies anything; much less, and the disk waits for it.
+/// Bytes that a thread has the system bring in ahead of it: as many at least, twice as many at most. With much more it
+/// waits until the disk has taken that in before it copies anything, with much less the disk waits for it.
 const EXPECTED_BYTES: usize = 16 << 20;
 
 /// What is read, from where, and where it goes.
@@ -63,12 +63,12 @@ impl<T: Element> Read<'_, '_, T> {
         let span = place(&runs[0])..place(&runs[runs.len() - 1]) + 1;
         // Most of these chunks, or else what lies between them is not worth it.
         let is_dense = !self.alone && 2 * chunks.len() > span.len();
-        let step = EXPECTED_BYTES / (self.spec.chunk_bytes() * shards.len()).max(1);
+        let ahead = (EXPECTED_BYTES / (self.spec.chunk_bytes() * shards.len()).max(1)).max(1);
         self.each(&chunks, |runs| {
             if is_dense {
-                let now = place(&runs[0]);
+                let rest = place(&runs[0])..span.end;
                 for shard in &shards {
-                    shard.expect(now..span.end.min(now + step.max(1) + 1));
+                    shard.expect_ahead(rest.clone(), ahead);
                 }
             }
             self.chunk(&shards, runs)

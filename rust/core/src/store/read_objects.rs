@@ -28,6 +28,8 @@ struct Piece<'r> {
     layer: usize,
     /// The runs of each chunk.
     chunks: &'r [&'r [Run]],
+    /// What to ask for where the index is not known.
+    tail: Option<Tail>,
 }
 
 /// Pieces whose bytes were asked for.
@@ -61,7 +63,7 @@ impl<T: Element> Read<'_, '_, T> {
             runs.chunk_by(|a, b| a.row / chunk_rows == b.row / chunk_rows).collect();
         let pieces = self.pieces(&chunks);
         // Side by side, as many as stay open: later windows would wait for theirs in turn.
-        let ids: Vec<ShardId> = self.without_tail(&pieces).take(MAX_OPEN / 2).collect();
+        let ids: Vec<ShardId> = without_tail(&pieces).take(MAX_OPEN / 2).collect();
         self.shards.open_objects(self.spec, &ids, self.n_row, self.counters)?;
         let mut before: Option<Window<'_>> = None;
         let mut rest = pieces.as_slice();
@@ -84,8 +86,10 @@ impl<T: Element> Read<'_, '_, T> {
         for shard in chunks.chunk_by(|a, b| self.shard_of(a) == self.shard_of(b)) {
             for chunks in shard.chunks(at_a_time) {
                 let number = self.shard_of(chunks[0]);
-                let layers = self.layers.iter().enumerate();
-                pieces.extend(layers.map(|(layer, id)| Piece { id: (number, *id), layer, chunks }));
+                pieces.extend(self.layers.iter().enumerate().map(|(layer, id)| {
+                    let id = (number, *id);
+                    Piece { id, layer, chunks, tail: self.tail(id, chunks) }
+                }));
             }
         }
         pieces
@@ -107,7 +111,7 @@ impl<T: Element> Read<'_, '_, T> {
 
     /// Opens the shards of pieces and asks for the bytes that are wanted of them.
     fn begin<'r>(&self, pieces: &'r [Piece<'r>]) -> Result<Window<'r>> {
-        let wanted: Vec<ShardId> = self.without_tail(pieces).collect();
+        let wanted: Vec<ShardId> = without_tail(pieces).collect();
         self.shards.open_objects(self.spec, &wanted, self.n_row, self.counters)?;
         if self.spec.dtype == Dtype::I8 {
             // Each waits for a server, so that they go side by side.
@@ -117,7 +121,7 @@ impl<T: Element> Read<'_, '_, T> {
             })?;
         }
         let part = |piece: &Piece<'_>| {
-            if let Some(tail) = self.tail(piece) {
+            if let Some(tail) = piece.tail {
                 return self.shards.ask_tail(self.spec, piece.id, tail).map(Part::Tail);
             }
             let shard = self.shards.open(self.spec, piece.id, self.n_row, false, self.counters)?;
@@ -127,24 +131,19 @@ impl<T: Element> Read<'_, '_, T> {
         Ok(Window { pieces, parts: pieces.iter().map(part).collect::<Result<_>>()? })
     }
 
-    /// The shards that are opened by their index alone.
-    fn without_tail<'p>(&'p self, pieces: &'p [Piece<'_>]) -> impl Iterator<Item = ShardId> + 'p {
-        pieces.iter().filter(|piece| self.tail(piece).is_none()).map(|piece| piece.id)
-    }
-
-    /// The end of a piece's shard that should hold the index and all that is wanted, with no more between them than is
+    /// The end of a shard that should hold the index and all that is wanted, with no more between them than is
     /// read along anyway. None if the index is known, or has to be.
-    fn tail(&self, piece: &Piece<'_>) -> Option<Tail> {
+    fn tail(&self, id: ShardId, chunks: &[&[Run]]) -> Option<Tail> {
         let spec = self.spec;
         // Scales are a request of their own.
-        if spec.dtype == Dtype::I8 || self.shards.is_open(piece.id) {
+        if spec.dtype == Dtype::I8 || self.shards.is_open(id) {
             return None;
         }
-        let first = piece.id.0 * spec.shard_rows;
+        let first = id.0 * spec.shard_rows;
         let end = self.n_row.min(first + spec.shard_rows) - first;
         let padded = end.next_multiple_of(spec.chunk_rows);
         let at = |row: usize| (row * spec.row_bytes()) as u64;
-        let runs = piece.chunks.iter().copied().flatten();
+        let runs = chunks.iter().copied().flatten();
         let rows = runs.map(|run| at(run.row - first)..at(run.row - first + run.n));
         let near = merge(rows.chain(std::iter::once(at(end)..at(padded))));
         let [wanted] = near.as_slice() else { return None };
@@ -241,4 +240,9 @@ impl<T: Element> Read<'_, '_, T> {
     fn shard_of(&self, runs: &[Run]) -> usize {
         runs[0].row / self.spec.shard_rows
     }
+}
+
+/// The shards that are opened by their index alone.
+fn without_tail(pieces: &[Piece<'_>]) -> impl Iterator<Item = ShardId> {
+    pieces.iter().filter(|piece| piece.tail.is_none()).map(|piece| piece.id)
 }

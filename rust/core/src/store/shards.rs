@@ -113,6 +113,14 @@ impl OpenShard {
         }
     }
 
+    /// Keeps at least `n` chunks on their way in, of those that will be read one after another.
+    pub(crate) fn expect_ahead(&self, rest: std::ops::Range<usize>, n: usize) {
+        let far = (rest.start + n).min(rest.end - 1);
+        if self.chunks[far].load(Relaxed) & (WARM | EXPECTED) == 0 {
+            self.expect(rest.start..(rest.start + 2 * n).min(rest.end));
+        }
+    }
+
     /// Has the system bring in the place in a chunk that is looked at first, and nothing around it.
     pub(crate) fn glimpse(&self, chunk: usize, range: std::ops::Range<usize>) {
         if self.chunks[chunk].fetch_or(SEEN, Relaxed) & (SEEN | WARM | EXPECTED) == 0 {

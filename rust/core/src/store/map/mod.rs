@@ -231,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_does_not_come_from_a_whole_file_is_the_disks() {
+        let (_folder, path) = file(1 << 20);
+        let map = Map::new(File::open(&path).unwrap(), &path, 1 << 20);
+        let resize = |len| File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+        // The signal is that of a disk which cannot read; here it is a page that was away for a moment.
+        let work = |bytes: &[u8]| {
+            resize(5000);
+            let last = bytes[bytes.len() - 1];
+            resize(1 << 20);
+            last
+        };
+        let error = map.read(0..1 << 20, work).unwrap_err().to_string();
+        assert!(error.contains("the disk could not read"), "{error}");
+    }
+
+    #[test]
     fn a_file_that_cannot_be_mapped_is_read() {
         let (_folder, path) = file(100);
         let opened = File::open(&path).unwrap();
