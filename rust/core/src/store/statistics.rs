@@ -8,6 +8,7 @@
 //! number of rows.
 
 use std::{
+    array::from_fn as array,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,8 +32,8 @@ const SCALE: usize = 4;
 
 /// Rows decoded at a time.
 const BLOCK: usize = 16;
-/// Features whose running sums are worked on at a time, so that they stay in the fastest cache.
-const TILE: usize = 128;
+/// Features whose running sums are worked on at a time, so that they stay in registers.
+const TILE: usize = 32;
 
 /// Accumulates one chunk's statistics; reusable, so that its buffers are allocated once per thread.
 #[derive(Debug, Default)]
@@ -67,10 +68,12 @@ impl Accumulator {
         let row_bytes = row_len * dtype.size();
         // The first row gives the shifts, so it goes alone.
         let (first, rest) = rows.split_at(row_bytes.min(rows.len()));
+        // Told from the stored bits, which are fewer; a code that stands for NaN is told from its value.
+        let known = dtype != Dtype::I8 && count_nonfinite(dtype, rows) == (0, 0);
         for block in std::iter::once(first).chain(rest.chunks(BLOCK * row_bytes)) {
             let n = block.len() / row_bytes;
             f32::decode(dtype, scales, block, &mut self.rows[..n * row_len]);
-            let finite = widest!(vector::is_finite(&self.rows[..n * row_len]));
+            let finite = known || widest!(vector::is_finite(&self.rows[..n * row_len]));
             if finite && self.count.iter().all(|n| *n > 0) {
                 self.add_finite(n);
             } else {
@@ -103,24 +106,16 @@ impl Accumulator {
     #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
     fn add_rows(&mut self, n: usize) {
         let row_len = self.shift.len();
-        for first in (0..row_len).step_by(TILE) {
-            let tile = first..(first + TILE).min(row_len);
-            let shift = &self.shift[tile.clone()];
-            let (sum, square) = (&mut self.sum[tile.clone()], &mut self.square[tile.clone()]);
-            let (min, max) = (&mut self.min[tile.clone()], &mut self.max[tile.clone()]);
-            for row in self.rows[..n * row_len].chunks_exact(row_len) {
-                let values = &row[tile.clone()];
-                let sums = sum.iter_mut().zip(square.iter_mut());
-                for ((x, shift), (sum, square)) in values.iter().zip(shift).zip(sums) {
-                    let d = f64::from(*x) - f64::from(*shift);
-                    *sum += d;
-                    *square += d * d;
-                }
-                for (x, (min, max)) in values.iter().zip(min.iter_mut().zip(max.iter_mut())) {
-                    *min = if *x < *min { *x } else { *min };
-                    *max = if *x > *max { *x } else { *max };
-                }
-            }
+        let whole = row_len / TILE * TILE;
+        for first in (0..whole).step_by(TILE) {
+            let mut tile = Tile::<TILE>::load(self, first);
+            self.rows[..n * row_len].chunks_exact(row_len).for_each(|row| tile.add(&row[first..]));
+            tile.store(self, first);
+        }
+        for first in whole..row_len {
+            let mut tile = Tile::<1>::load(self, first);
+            self.rows[..n * row_len].chunks_exact(row_len).for_each(|row| tile.add(&row[first..]));
+            tile.store(self, first);
         }
     }
 
@@ -161,6 +156,51 @@ impl Accumulator {
             let m2 = self.square[i] - self.sum[i] * self.sum[i] / n(i);
             put(present(i, m2.max(0.0) as f32));
         }
+    }
+}
+
+/// Running sums of `N` neighbouring features, in registers while a block's rows are added.
+struct Tile<const N: usize> {
+    shift: [f64; N],
+    sum: [f64; N],
+    square: [f64; N],
+    min: [f32; N],
+    max: [f32; N],
+}
+
+impl<const N: usize> Tile<N> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+    fn load(from: &Accumulator, first: usize) -> Self {
+        Self {
+            shift: array(|i| f64::from(from.shift[first + i])),
+            sum: array(|i| from.sum[first + i]),
+            square: array(|i| from.square[first + i]),
+            min: array(|i| from.min[first + i]),
+            max: array(|i| from.max[first + i]),
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+    fn add(&mut self, row: &[f32]) {
+        let Some(values) = row.first_chunk::<N>() else { return };
+        for (i, &x) in values.iter().enumerate() {
+            let d = f64::from(x) - self.shift[i];
+            self.sum[i] += d;
+            self.square[i] += d * d;
+            self.min[i] = if x < self.min[i] { x } else { self.min[i] };
+            self.max[i] = if x > self.max[i] { x } else { self.max[i] };
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+    fn store(&self, to: &mut Accumulator, first: usize) {
+        to.sum[first..first + N].copy_from_slice(&self.sum);
+        to.square[first..first + N].copy_from_slice(&self.square);
+        to.min[first..first + N].copy_from_slice(&self.min);
+        to.max[first..first + N].copy_from_slice(&self.max);
     }
 }
 

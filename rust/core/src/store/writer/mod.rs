@@ -193,7 +193,11 @@ impl Writer {
             for run in &piece.runs {
                 src.encode(spec.dtype.staged(), run.src_row * row_len, run.n * row_len, &mut bytes);
             }
-            self.shared.queue.push(Job::Rows { lane: lane_number, piece, bytes }, n_bytes);
+            self.shared.queue.push(
+                Job::Rows { lane: lane_number, piece, bytes },
+                n_bytes,
+                lane_number,
+            );
         }
         Ok(())
     }

@@ -21,13 +21,24 @@ pub(super) struct Queue<J> {
 
 #[derive(Debug)]
 struct State<J> {
-    jobs: VecDeque<(J, usize)>,
+    jobs: VecDeque<Waiting<J>>,
+    /// The files that threads are at work on.
+    busy: Vec<usize>,
     /// Reserved bytes: of jobs being filled, queued or worked on.
     bytes: usize,
     /// A commit is being made: nobody may start to fill a job.
     paused: bool,
     closed: bool,
     failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Waiting<J> {
+    job: J,
+    /// Reserved for it.
+    bytes: usize,
+    /// Number of the file that it goes to.
+    file: usize,
 }
 
 #[derive(Debug)]
@@ -39,8 +50,14 @@ struct Failure {
 
 impl<J> Queue<J> {
     pub(super) fn new(limit: usize) -> Self {
-        let state =
-            State { jobs: VecDeque::new(), bytes: 0, paused: false, closed: false, failure: None };
+        let state = State {
+            jobs: VecDeque::new(),
+            busy: Vec::new(),
+            bytes: 0,
+            paused: false,
+            closed: false,
+            failure: None,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
     }
 
@@ -56,22 +73,22 @@ impl<J> Queue<J> {
         self.wait(|_| false).map(drop)
     }
 
-    /// Queues a job whose `bytes` were reserved.
-    pub(super) fn push(&self, job: J, bytes: usize) {
-        self.lock().jobs.push_back((job, bytes));
+    /// Queues a job whose `bytes` were reserved, for the file of that number.
+    pub(super) fn push(&self, job: J, bytes: usize, file: usize) {
+        self.lock().jobs.push_back(Waiting { job, bytes, file });
         self.changed.notify_all();
     }
 
     /// Runs jobs with `work` until the queue is closed. A failure empties the queue.
     pub(super) fn run(&self, mut work: impl FnMut(J) -> Result<()>) {
-        while let Some((job, bytes)) = self.pop() {
+        while let Some(Waiting { job, bytes, file }) = self.pop() {
             let watch = PanicWatch(self);
             let done = work(job);
             std::mem::forget(watch);
             if let Err(error) = done {
                 self.fail(error);
             }
-            self.release(bytes);
+            self.release(bytes, file);
         }
     }
 
@@ -96,7 +113,7 @@ impl<J> Queue<J> {
         if state.failure.is_none() {
             state.failure = Some(Failure { text: error.to_string(), error: Some(error) });
         }
-        let dropped: usize = state.jobs.drain(..).map(|(_, bytes)| bytes).sum();
+        let dropped: usize = state.jobs.drain(..).map(|waiting| waiting.bytes).sum();
         state.bytes -= dropped;
         drop(state);
         self.changed.notify_all();
@@ -118,10 +135,13 @@ impl<J> Queue<J> {
         self.changed.notify_all();
     }
 
-    fn pop(&self) -> Option<(J, usize)> {
+    /// The first job for a file that nobody is at work on, since two would wait for each other; or else the first.
+    fn pop(&self) -> Option<Waiting<J>> {
         let mut state = self.lock();
         while !state.closed {
-            if let Some(job) = state.jobs.pop_front() {
+            let free = state.jobs.iter().position(|job| !state.busy.contains(&job.file));
+            if let Some(job) = state.jobs.remove(free.unwrap_or(0)) {
+                state.busy.push(job.file);
                 return Some(job);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -129,8 +149,12 @@ impl<J> Queue<J> {
         None
     }
 
-    fn release(&self, bytes: usize) {
-        self.lock().bytes -= bytes;
+    fn release(&self, bytes: usize, file: usize) {
+        let mut state = self.lock();
+        state.bytes -= bytes;
+        let mine = state.busy.iter().position(|busy| *busy == file);
+        mine.map(|mine| state.busy.swap_remove(mine));
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -160,9 +184,9 @@ pub(super) struct Pause<'a, J>(&'a Queue<J>);
 impl<J> Pause<'_, J> {
     /// Queues jobs that hold no rows and waits for them.
     pub(super) fn run_all(&self, jobs: impl Iterator<Item = J>) -> Result<()> {
-        for job in jobs {
+        for (file, job) in jobs.enumerate() {
             self.0.lock().bytes += 1;
-            self.0.push(job, 1);
+            self.0.push(job, 1, file);
         }
         self.0.flush()
     }
