@@ -90,6 +90,45 @@ def _phi() -> tf.PhiConfig:
     )
 
 
+def _gptj() -> tf.GPTJConfig:
+    return tf.GPTJConfig(
+        vocab_size=N_VOCAB,
+        n_positions=16,
+        n_embd=40,
+        n_layer=3,
+        n_head=5,
+        n_inner=44,
+        rotary_dim=6,
+        **COMMON,
+    )
+
+
+def _gemma2() -> tf.Gemma2Config:
+    # Caps low enough, and a window short enough, to matter.
+    return _grouped(
+        tf.Gemma2Config,
+        attention_bias=True,
+        query_pre_attn_scalar=7,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        sliding_window=4,
+    )
+
+
+def _opt(**more: Any) -> tf.OPTConfig:
+    return tf.OPTConfig(
+        vocab_size=N_VOCAB,
+        hidden_size=35,
+        word_embed_proj_dim=35,
+        num_hidden_layers=3,
+        num_attention_heads=5,
+        ffn_dim=44,
+        max_position_embeddings=16,
+        **COMMON,
+        **more,
+    )
+
+
 def _bert(config: Callable[..., Any], **more: Any) -> Any:
     return config(
         vocab_size=N_VOCAB,
@@ -123,7 +162,10 @@ MODELS: dict[str, Callable[[], tuple[str, Any]]] = {
     "mistral": lambda: ("MistralForCausalLM", _grouped(tf.MistralConfig, sliding_window=4)),
     "qwen2": lambda: ("Qwen2ForCausalLM", _grouped(tf.Qwen2Config)),
     "gemma": lambda: ("GemmaForCausalLM", _grouped(tf.GemmaConfig, attention_bias=True)),
+    "gemma2": lambda: ("Gemma2ForCausalLM", _gemma2()),
     "phi": lambda: ("PhiForCausalLM", _phi()),
+    "gptj": lambda: ("GPTJForCausalLM", _gptj()),
+    "opt": lambda: ("OPTForCausalLM", _opt()),
     "bert": lambda: ("BertModel", _bert(tf.BertConfig)),
     "bert_mlm": lambda: ("BertForMaskedLM", _bert(tf.BertConfig)),
     "roberta": lambda: ("RobertaModel", _bert(tf.RobertaConfig)),
@@ -133,9 +175,11 @@ MODELS: dict[str, Callable[[], tuple[str, Any]]] = {
     "clip_vision_joint": lambda: ("CLIPModel", _clip()),
 }
 KIND = {"clip_vision": "image", "clip_vision_joint": "image"}
-ROTARY = ("gpt_neox", "gpt_neox_sequential", "llama", "mistral", "qwen2", "gemma", "phi")
-GATED = ("llama", "mistral", "qwen2", "gemma")
-HEADS = ("gpt2", *ROTARY)
+GATED = ("llama", "mistral", "qwen2", "gemma", "gemma2")
+ROTARY = ("gpt_neox", "gpt_neox_sequential", *GATED, "phi", "gptj")
+HEADS = ("gpt2", *ROTARY, "opt")
+EAGER = ("gemma2", "gptj")
+"""Those that attend in one way alone: GPT-J has no other, and Gemma 2's sdpa caps no scores."""
 
 EXAMPLES = [[3, 1, 4, 1, 5, 9, 2, EOS], [6, 5, EOS], [EOS], [8, 9, 7, 9, 3, 2, 3, 8, 4, 6, EOS]]
 
@@ -143,6 +187,7 @@ EXAMPLES = [[3, 1, 4, 1, 5, 9, 2, EOS], [6, 5, EOS], [EOS], [8, 9, 7, 9, 3, 2, 3
 def build(name: str, dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Any:
     """Make a model, in evaluation mode; the same one every time."""
     class_name, config = MODELS[name]()
+    attention = "eager" if name in EAGER else attention
     torch.manual_seed(0)
     model = getattr(tf, class_name)._from_config(config, attn_implementation=attention)
     randomise(model)
@@ -205,6 +250,9 @@ def examples(name: str) -> list[Any]:
     return EXAMPLES
 
 
+_NARROW = ("clip", "gpt_neox", "gptj", "llama", "mistral", "opt", "phi", "qwen2")
+
+
 class _Wide:
     """The torch module, except that float32 is float64."""
 
@@ -223,17 +271,19 @@ def in_64_bit() -> Iterator[None]:
     """
     files = [
         importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-        for name in ("clip", "gemma", "gpt_neox", "llama", "mistral", "phi", "qwen2")
+        for name in (*_NARROW, "gemma", "gemma2")
     ]
-    norm = tf.models.gemma.modeling_gemma.GemmaRMSNorm
-    narrow = norm.forward
-    norm.forward = _gemma_norm
+    norms = (files[-2].GemmaRMSNorm, files[-1].Gemma2RMSNorm)
+    narrow = [norm.forward for norm in norms]
+    for norm in norms:
+        norm.forward = _gemma_norm
     for file in files:
         file.torch = _Wide()
     try:
         yield
     finally:
-        norm.forward = narrow
+        for norm, forward in zip(norms, narrow, strict=True):
+            norm.forward = forward
         for file in files:
             file.torch = torch
 

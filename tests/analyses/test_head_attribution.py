@@ -112,7 +112,8 @@ def test_wrong_questions(made, store, tmp_path):
         head_attribution.run(store, minus="<eos>")
     with pytest.raises(ArgumentError, match=r"no token is 'w12'.*' w12'"):
         head_attribution.run(store, to=["w12"])
-    post = {**made.model, "readout": {**made.model["readout"], "post_norm": True}}
-    encoder = tiny.write(tiny.Tiny(**{**vars(made), "model": post}), tmp_path / "p.residuum")
-    with pytest.raises(StoreError, match="post-norm"):
-        head_attribution.run(encoder)
+    for setting, said in (("post_norm", "post-norm"), ("branch_norm", "what their heads give")):
+        normed = {**made.model, "readout": {**made.model["readout"], setting: True}}
+        other = tiny.write(tiny.Tiny(**{**vars(made), "model": normed}), tmp_path / setting)
+        with pytest.raises(StoreError, match=said):
+            head_attribution.run(other)

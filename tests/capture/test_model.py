@@ -5,8 +5,9 @@ import json
 import huggingface_hub.constants
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import KIND, build, save, tokenizer
+from tiny_models import KIND, MODELS, build, save, tokenizer
 
 from residuum.capture.model import load_model
 from residuum.errors import ModelError
@@ -147,6 +148,23 @@ def test_an_unknown_architecture(tmp_path):
 def test_the_wrong_kind_of_input(tmp_path):
     save("gpt2", tmp_path)
     assert "reads text input" in one_paragraph(tmp_path, kind="image")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("opt", {"do_layer_norm_before": False}, "norms behind each branch"),
+        ("opt", {"word_embed_proj_dim": 20}, "embeddings are 20 wide"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "norms have no weights"),
+    ],
+)
+def test_blocks_unlike_those_of_the_family_are_refused(name, settings, said):
+    class_name, config = MODELS[name]()
+    for key, value in settings.items():
+        setattr(config, key, value)
+    model = getattr(transformers, class_name)(config)
+    with pytest.raises(ModelError, match=f"cannot be captured with these settings: .*{said}"):
+        load_model(model, processor=tokenizer())
 
 
 def test_missing_weights_are_not_made_up(tmp_path):

@@ -60,6 +60,10 @@ def examples_of(tracer: Tracer) -> list[Any]:
     return examples("clip_vision" if tracer.adapter.kind == "image" else "gpt2")
 
 
+def first(out: Any) -> torch.Tensor:
+    return out[0] if isinstance(out, tuple) else out
+
+
 def repeat_kv(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return tensor.repeat_interleave(like.shape[2] // tensor.shape[2], dim=2)
 
@@ -109,6 +113,10 @@ def test_heads_sum_to_attention(traced):
             norm = tracer.adapter.block_list(model)[layer].get_submodule(tracer.adapter.norms[0])
             got = norm(at[Site.RESID_PRE, layer] + total)
             torch.testing.assert_close(got, at[Site.RESID_MID, layer], **TIGHT)
+        elif tracer.adapter.branch_norms:
+            block = tracer.adapter.block_list(model)[layer]
+            got = block.get_submodule(tracer.adapter.branch_norms[0])(total)
+            torch.testing.assert_close(got, at[Site.ATTN_OUT, layer], **TIGHT)
         else:
             torch.testing.assert_close(total, at[Site.ATTN_OUT, layer], **TIGHT)
 
@@ -126,7 +134,7 @@ def test_values_are_those_of_plain_hooks(traced):
         (m for m in tracer.adapter.body(model).modules() if isinstance(m, nn.ModuleList)), key=len
     )
     seen = []
-    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in blocks]
+    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for b in blocks]
     run_model(model, tracer)
     for handle in handles:
         handle.remove()
@@ -157,6 +165,7 @@ def test_pattern_looks_only_where_it_can(traced):
         visible = (key < length) & torch.ones_like(query, dtype=torch.bool)
         if tracer.adapter.causal:
             visible &= key <= query
+        # Of Gemma 2's layers every second one has a window, and layer 1 has none.
         if name == "mistral":
             visible &= key > query - 4
         got = at[Site.PATTERN, 1][example, :length].permute(1, 0, 2) != 0
@@ -164,15 +173,21 @@ def test_pattern_looks_only_where_it_can(traced):
 
 
 def test_rotated_queries_and_keys_give_the_scores(traced):
-    name, _, tracer, at = traced
+    name, model, tracer, at = traced
     rotary = name in ROTARY
+    config = tracer.adapter.config(model)
+    squared = getattr(config, "query_pre_attn_scalar", tracer.dims.d_head)
+    cap = getattr(config, "attn_logit_softcapping", None)
     for layer in tracer.layers:
         q, k = (
             at[site, layer] for site in ((Site.ROT_Q, Site.ROT_K) if rotary else (Site.Q, Site.K))
         )
-        scores = torch.einsum("bqhd,bkhd->bqhk", q, repeat_kv(k, q)) * tracer.dims.d_head**-0.5
-        seen = at[Site.PATTERN, layer] != 0
-        torch.testing.assert_close(at[Site.ATTN_SCORES, layer][seen], scores[seen], **TIGHT)
+        scores = torch.einsum("bqhd,bkhd->bqhk", q, repeat_kv(k, q)) * squared**-0.5
+        if cap is not None:
+            scores = cap * torch.tanh(scores / cap)
+        seen = own(tracer, at[Site.PATTERN, layer]) != 0
+        delivered = own(tracer, at[Site.ATTN_SCORES, layer])
+        torch.testing.assert_close(delivered[seen], own(tracer, scores)[seen], **TIGHT)
         if rotary:
             plain = at[Site.Q, layer]
             assert not torch.allclose(plain[:, 1:], q[:, 1:])
@@ -223,7 +238,7 @@ def test_norm_scale_replays_the_norms(traced):
     scales = [scale for layer in tracer.layers for scale in at[Site.NORM_SCALE, layer].unbind(-1)]
     assert len(scales) == len(norms)
     for norm, scale in zip(norms, scales, strict=True):
-        entering, leaving = passed[norm]
+        entering, leaving = (x.reshape(*scale.shape, -1) for x in passed[norm])
         if isinstance(norm, nn.LayerNorm):
             entering = entering - entering.mean(-1, keepdim=True)
         gain = norm.weight + tracer.adapter.norm_offset
@@ -238,12 +253,15 @@ def test_mlp_sites_surround_the_activation(traced):
         if adapter.mlp_out is not None:
             last = block.get_submodule(adapter.mlp_post.module)
             got = last(at[Site.MLP_POST, layer])
+            if adapter.branch_norms:
+                got = block.get_submodule(adapter.branch_norms[1])(got)
             torch.testing.assert_close(got, at[Site.MLP_OUT, layer], **TIGHT)
         parts = dict(block.named_modules())
         act = next(m for n, m in parts.items() if n.rsplit(".", 1)[-1] in ACTIVATIONS)
         activated = act(at[Site.MLP_PRE, layer])
         if name in GATED:
-            up = block.mlp.up_proj(block.post_attention_layernorm(at[Site.RESID_MID, layer]))
+            norm = block.get_submodule(adapter.norms[1])
+            up = block.mlp.up_proj(norm(at[Site.RESID_MID, layer]))
             activated = activated * up
         torch.testing.assert_close(activated, at[Site.MLP_POST, layer], **TIGHT)
 
@@ -260,6 +278,9 @@ def test_final_norm_and_unembedding_give_the_models_logits(name):
     if "ln_final.b" in w:
         x = x + w["ln_final.b"]
     logits = x @ w["W_U"] + w.get("b_U", 0)
+    if out.settings["logit_softcap"] is not None:
+        cap = out.settings["logit_softcap"]
+        logits = cap * torch.tanh(logits / cap)
     own_logits = run_model(model, tracer).logits
     torch.testing.assert_close(logits, own_logits, **TIGHT)
     torch.testing.assert_close(at[Site.LOGITS, None], own_logits, rtol=0, atol=0)

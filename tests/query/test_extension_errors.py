@@ -83,12 +83,15 @@ def test_a_model_without_unembedding_has_no_logits(sql, tmp_path):
         sql.execute(f"FROM residuum_head_logits('{store.path}', tokens := [1])")
 
 
-def test_post_norm_blocks_have_no_head_logits(sql, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "said"), [("post_norm", "post-norm"), ("branch_norm", "what their heads give")]
+)
+def test_heads_that_are_normed_have_no_logits(sql, tmp_path, setting, said):
     store = tiny_store.write(tmp_path / "run.residuum")
     root = json.loads((store.path / "zarr.json").read_text())
-    root["attributes"]["residuum"]["model"]["readout"]["post_norm"] = True
+    root["attributes"]["residuum"]["model"]["readout"][setting] = True
     (store.path / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(duckdb.BinderException, match="post-norm"):
+    with pytest.raises(duckdb.BinderException, match=said):
         sql.execute(f"FROM residuum_head_logits('{store.path}', tokens := [1])")
 
 

@@ -96,10 +96,12 @@ def components(store: "Store", *, analysis: str) -> Components:
         StoreError: The model's blocks norm the sum, so that heads do not add up to the stream.
 
     """
-    if store.model["readout"].get("post_norm"):
+    settings = store.model["readout"]
+    if settings.get("post_norm") or settings.get("branch_norm"):
+        what = "the sum (post-norm)" if settings.get("post_norm") else "what their heads give"
         message = (
             f"{analysis} needs heads that add to the residual stream, but the blocks of the model "
-            f"in {store.path} normalise the sum (post-norm)."
+            f"in {store.path} normalise {what}."
         )
         raise StoreError(message)
     sites, layers = set(map(str, store.sites)), list(store["z"].layers)

@@ -34,6 +34,7 @@ class Attention:
         scaling: factor on query times key.
         visible: which keys a query attends to, bool, broadcasts to `[example, head, query, key]`.
         weights: the pattern, where the model's own function computed one.
+        softcap: bounds the scaled scores, `cap * tanh(scores / cap)`.
     """
 
     query: torch.Tensor
@@ -41,6 +42,7 @@ class Attention:
     scaling: float
     visible: torch.Tensor
     weights: torch.Tensor | None
+    softcap: float | None = None
 
     def scores(self) -> torch.Tensor:
         """Return scaled scores `[example, head, query, key]`, zero where a query cannot look."""
@@ -63,19 +65,23 @@ class Attention:
     def _raw_scores(self) -> torch.Tensor:
         group = self.query.shape[1] // self.key.shape[1]
         keys = self.key.repeat_interleave(group, dim=1)
-        return (self.query @ keys.transpose(2, 3)) * self.scaling
+        scores = (self.query @ keys.transpose(2, 3)) * self.scaling
+        return scores if self.softcap is None else (scores / self.softcap).tanh() * self.softcap
 
 
 Watcher: TypeAlias = Callable[[Attention], None]
 
 
 @contextmanager
-def observe(implementation: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
+def observe(
+    implementation: str, watchers: Mapping[nn.Module, Watcher], *, method: str | None = None
+) -> Iterator[None]:
     """Call a watcher whenever its module attends, until the context ends.
 
     Args:
         implementation: the name under which the model looks its attention function up.
         watchers: attention module -> what to do with each call. Other modules are unaffected.
+        method: the modules' own method that attends, in families that look nothing up.
 
     Raises:
         CaptureError: the implementation is one that cannot be read (flash, flex).
@@ -89,6 +95,10 @@ def observe(implementation: str, watchers: Mapping[nn.Module, Watcher]) -> Itera
             "pattern, rot_q and rot_k need a model with attn_implementation 'sdpa' or 'eager'"
         )
         raise CaptureError(message)
+    if method is not None:
+        with _methods_watched(method, watchers):
+            yield
+        return
     # The registry's own mapping is per process; the entry is put back whatever happens.
     local = ALL_ATTENTION_FUNCTIONS._local_mapping
     missing = object()
@@ -125,10 +135,41 @@ def _wrapped(
             visible = _visible(query, key, attention_mask, causal=causal)
             scaling = kwargs.get("scaling")
             scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-            watcher(Attention(query, key, scale, visible, weights))
+            # sdpa knows of no cap.
+            cap = kwargs.get("softcap") if implementation == "eager" else None
+            watcher(Attention(query, key, scale, visible, weights, cap))
         return output, weights
 
     return attend
+
+
+@contextmanager
+def _methods_watched(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
+    """Put a method in front of each module's own, which shows its calls to the watcher."""
+
+    def watched(module: nn.Module, watcher: Watcher) -> AttentionFunction:
+        own: AttentionFunction = getattr(module, name)
+
+        def attend(
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            attention_mask: torch.Tensor | None = None,
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            output, weights = own(query, key, value, attention_mask)
+            visible = _visible(query, key, attention_mask, causal=False)
+            watcher(Attention(query, key, query.shape[-1] ** -0.5, visible, weights))
+            return output, weights
+
+        return attend
+
+    try:
+        for module, watcher in watchers.items():
+            module.__dict__[name] = watched(module, watcher)
+        yield
+    finally:
+        for module in watchers:
+            module.__dict__.pop(name, None)
 
 
 def _eager_of(module: nn.Module) -> AttentionFunction:

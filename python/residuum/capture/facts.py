@@ -5,16 +5,14 @@ Two captures whose facts agree read the same model.
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from residuum.capture.adapters import Adapter
+from residuum.capture.blocks import blocks
 from residuum.capture.readout import settings
-
-_BLOCK = 1 << 24
 
 
 def model_facts(
@@ -24,6 +22,7 @@ def model_facts(
 
     Lengths carry the names of STYLE's axes (`n_layer`, `n_head`, `n_kv_head`, `d_model`, `d_head`,
     `d_mlp`, `d_vocab`, `d_embed`; None where the model has none); `context` is the longest example.
+    `readout` and `blocks` say how logits and blocks are computed.
     """
     config = adapter.config(model)
     settings_of_body = json.loads(config.to_json_string(use_diff=False))
@@ -43,18 +42,8 @@ def model_facts(
         "config": settings_of_body,
         "weights_hash": weights_hash,
         "readout": dict(settings(model, adapter)),
+        "blocks": blocks(model, adapter),
     }
-
-
-def hash_files(files: list[Path]) -> str:
-    """Return a hash of weight files: their names and bytes, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda file: file.name):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return f"sha256-files:{digest.hexdigest()}"
 
 
 def hash_state(model: nn.Module) -> str:

@@ -113,6 +113,7 @@ class Job:
                 layers=tracer.layers,
                 dtype=dtype,
                 device=str(loaded.device),
+                folder=loaded.folder,
             ),
         )
 

@@ -18,10 +18,11 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging
 
 from residuum.capture.adapters import ADAPTERS, Adapter, adapter_for, architecture_error
-from residuum.capture.facts import hash_files, hash_state, hash_tokenizer, model_facts
+from residuum.capture.facts import hash_state, hash_tokenizer, model_facts
 from residuum.capture.layerwise.checkpoint import damage
 from residuum.capture.layerwise.shell import Shell
 from residuum.errors import ModelError
+from residuum.store.files import hash_files
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -41,6 +42,7 @@ class LoadedModel:
         facts: what a store remembers of it (`model_facts`), with `tokenizer_hash`.
         device: where it computes.
         shell: for the schedule layerwise, what puts weights into `model`, which has none.
+        folder: where its checkpoint lies; None for a model that was in memory.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class LoadedModel:
     facts: dict[str, Any]
     device: torch.device
     shell: Shell | None = None
+    folder: Path | None = None
 
 
 def load_model(
@@ -104,6 +107,7 @@ def load_model(
     else:
         model = _load(checkpoint.folder, class_name, {"dtype": dtype or "auto", **options})
         model = model.to(place).eval()
+    adapter.check(model)
     facts = model_facts(
         model,
         adapter,
@@ -113,7 +117,11 @@ def load_model(
     )
     if processor is None:
         processor = _processor(checkpoint.folder, kind)
-    return replace(_with_processor(model, adapter, processor, facts, place), shell=shell)
+    return replace(
+        _with_processor(model, adapter, processor, facts, place),
+        shell=shell,
+        folder=checkpoint.folder,
+    )
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,7 @@ def _from_memory(model: nn.Module, kind: str, processor: Any) -> LoadedModel:  #
         what = "tokenizer" if kind == "text" else "image processor"
         message = f"a loaded model needs its {what}: pass it together with the {class_name}"
         raise ModelError(message)
+    adapter.check(model)
     name = str(getattr(model.config, "_name_or_path", "") or class_name)
     facts = model_facts(
         model,

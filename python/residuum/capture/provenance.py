@@ -16,6 +16,7 @@ from residuum.errors import CaptureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from residuum.capture.inputs import Inputs
     from residuum.capture.settings import Settings
@@ -56,8 +57,12 @@ def capture_facts(
     layers: Sequence[int],
     dtype: str,
     device: str,
+    folder: Path | None,
 ) -> Json:
-    """The settings of a capture as JSON; `layers` and `dtype` as the model decided them."""
+    """The settings of a capture as JSON; `layers` and `dtype` as the model decided them.
+
+    `folder` is where the model's checkpoint lies, for those who want its weights again.
+    """
     return {
         "sites": [site.value for site in settings.sites],
         "layers": list(layers),
@@ -76,6 +81,7 @@ def capture_facts(
         "columns": {f.name: str(f.type) for f in inputs.schema},
         "allow_nonfinite": settings.allow_nonfinite,
         "device": device,
+        "model_folder": None if folder is None else str(folder.resolve()),
         "seed": None,  # nothing in a capture is drawn at random
         "versions": {
             **{name: version(name) for name in _LIBRARIES},

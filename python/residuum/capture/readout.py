@@ -28,7 +28,8 @@ class Readout:
             W_proj `[d_model, d_embed]`: projection to the joint text-image space.
         settings: norm ("layer_norm", "rms_norm" or "none"), eps, norm_offset (added to ln_final.w
             before use), norm_float32 (the norm computes in float32 whatever the dtype),
-            logit_scale, logit_softcap, post_norm, parallel, and rotary (None without rotation).
+            logit_scale, logit_softcap, post_norm, branch_norm (what attention and MLP give is
+            normed before it is added), parallel, and rotary (None without rotation).
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -134,8 +135,9 @@ def settings(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
         "norm_offset": adapter.norm_offset,
         "norm_float32": adapter.norm_float32,
         "logit_scale": 1.0,
-        "logit_softcap": None,
+        "logit_softcap": adapter.logit_softcap(config),
         "post_norm": adapter.post_norm,
+        "branch_norm": bool(adapter.branch_norms),
         "parallel": adapter.parallel(config),
-        "rotary": dict(config.rope_parameters) if adapter.rotary else None,
+        "rotary": adapter.rotation(config) if adapter.rotary else None,
     }

@@ -339,7 +339,8 @@ class Pass:
         for layer, sites in wanted.items():
             module = self.blocks[layer].get_submodule(self.adapter.attention)
             watchers[module] = self.attention_watcher(layer, sites)
-        self.hooks.enter_context(observe(self.config._attn_implementation, watchers))
+        implementation = self.config._attn_implementation
+        self.hooks.enter_context(observe(implementation, watchers, method=self.adapter.attends))
 
     def attention_watcher(self, layer: int, wanted: list[Site]) -> Callable[[Attention], None]:
         read: dict[Site, Callable[[Attention], torch.Tensor]] = {
@@ -360,16 +361,22 @@ class Pass:
         """Call `seen` with the module's first input or output for as long as the pass lasts."""
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen(args[0] if args else kwargs["hidden_states"])
+            seen(self.by_example(args[0] if args else kwargs["hidden_states"]))
 
         def after(_module: nn.Module, _args: object, output: Any) -> None:  # noqa: ANN401
-            seen(output[0] if isinstance(output, tuple) else output)
+            seen(self.by_example(output[0] if isinstance(output, tuple) else output))
 
         if side == "input":
             handle = module.register_forward_pre_hook(before, with_kwargs=True)
         else:
             handle = module.register_forward_hook(after)
         self.hooks.callback(handle.remove)
+
+    def by_example(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give a tensor `[example * token, d]` its two axes back, in families that flatten them."""
+        if self.adapter.flattens and tensor.dim() == 2:
+            return tensor.view(len(self.batch.lengths), -1, tensor.shape[-1])
+        return tensor
 
     def arranged(self, site: Site, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
         """Give a tapped tensor the axes of its site."""

@@ -1,14 +1,17 @@
 """Files that are there completely or not at all."""
 
+import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from residuum import _residuum
 from residuum.store.s3_path import S3Path, StorePath
+
+_BLOCK = 1 << 24  # bytes that are hashed at a time
 
 
 def write_atomic(path: StorePath, write: Callable[[BinaryIO], object]) -> None:
@@ -41,6 +44,17 @@ def write_atomic(path: StorePath, write: Callable[[BinaryIO], object]) -> None:
 def write_bytes(path: StorePath, data: bytes) -> None:
     """`write_atomic` of bytes that are in memory."""
     write_atomic(path, lambda file: file.write(data))
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """Return a hash of files: their names and bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda file: file.name):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return f"sha256-files:{digest.hexdigest()}"
 
 
 def tree_bytes(path: StorePath) -> int:

@@ -25,13 +25,15 @@ pub(crate) fn unembedding_shape(store: &Store) -> Result<(usize, usize)> {
 
 /// Refuses models whose blocks norm what heads give, because their heads do not sum to the stream.
 pub(crate) fn check_heads_add_up(store: &Store) -> Result<()> {
-    let post_norm = store.attributes().pointer("/model/readout/post_norm").and_then(Value::as_bool);
-    if post_norm != Some(true) {
-        return Ok(());
-    }
+    let settings = store.attributes().pointer("/model/readout");
+    let norms = |what| settings.and_then(|all| all.get(what)).and_then(Value::as_bool) == Some(true);
+    let what = match (norms("post_norm"), norms("branch_norm")) {
+        (true, _) => "their output (post-norm)",
+        (_, true) => "what their heads give",
+        _ => return Ok(()),
+    };
     Err(Failure::new(format!(
-        "the blocks of the model in {} norm their output (post-norm), so that heads do not add up to \
-         logits",
+        "the blocks of the model in {} norm {what}, so that heads do not add up to logits",
         store.path().display()
     )))
 }

@@ -7,9 +7,12 @@ from residuum.capture.adapters.base import Adapter, Difference, Dims, Tap
 from residuum.capture.adapters.bert import BERT
 from residuum.capture.adapters.clip import CLIP_TEXT, CLIP_VISION
 from residuum.capture.adapters.gemma import GEMMA
+from residuum.capture.adapters.gemma2 import GEMMA2
 from residuum.capture.adapters.gpt2 import GPT2
 from residuum.capture.adapters.gpt_neox import GPT_NEOX
+from residuum.capture.adapters.gptj import GPTJ
 from residuum.capture.adapters.llama import LLAMA
+from residuum.capture.adapters.opt import OPT
 from residuum.capture.adapters.phi import PHI
 from residuum.errors import ModelError
 
@@ -18,8 +21,11 @@ __all__ = ["ADAPTERS", "Adapter", "Difference", "Dims", "Tap", "adapter_for", "a
 ADAPTERS: tuple[Adapter, ...] = (
     GPT2,
     GPT_NEOX,
+    GPTJ,
     LLAMA,
     GEMMA,
+    GEMMA2,
+    OPT,
     PHI,
     BERT,
     CLIP_TEXT,

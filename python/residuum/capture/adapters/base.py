@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from torch import nn
 
+from residuum.errors import ModelError
 from residuum.sites import Site
 
 Config: TypeAlias = Any  # a transformers configuration; its attributes differ by family
@@ -68,6 +69,14 @@ def _never(_config: Config) -> bool:
     return False
 
 
+def _none(_config: Config) -> None:
+    return None
+
+
+def _rotation(config: Config) -> dict[str, Any]:
+    return dict(config.rope_parameters)
+
+
 def _mlp_width(config: Config) -> int:
     return int(config.intermediate_size)
 
@@ -91,10 +100,19 @@ class Adapter:
     """Model class -> further arguments of its `from_pretrained`."""
     heads: frozenset[str] = frozenset()
     """Those of `models` whose output has `logits` over the vocabulary."""
+    unlike: Callable[[Config], str | None] = _none
+    """How the blocks of a configuration differ from those described, if they do: it is refused."""
     blocks: str
     """Path of the list of blocks, below the body."""
+    block_returns_tuple: bool = False
+    """Whether a block returns the stream as the first of several things."""
+    flattens: bool = False
+    """Whether a block's MLP and its norm read the tokens of all examples side by side,
+    `[example * token, d_model]`."""
     attention: str
     """The module that transformers hands to its attention function."""
+    attends: str | None = None
+    """The method of that module that attends, in families without such a function."""
     q: Tap
     k: Tap
     v: Tap
@@ -107,8 +125,12 @@ class Adapter:
     """Enters the activation function (of a gated MLP: the gate)."""
     mlp_post: Tap
     """Enters the MLP's last projection."""
+    mlp_up: str | None = None
+    """The projection of a gated MLP that the activation's output is multiplied by."""
     norms: tuple[str, ...]
     """The norms of a block in order of use: attention's, the MLP's; one where they share it."""
+    branch_norms: tuple[str, ...] = ()
+    """The norms that what attention and MLP give passes before it is added, where there are any."""
     final_norm: str | None
     """Path below the body of the norm between the last block and the readout."""
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -121,6 +143,8 @@ class Adapter:
     parallel: Callable[[Config], bool] = _never
     """Whether attention and MLP read the same stream and are added together."""
     rotary: bool = False
+    rotation: Callable[[Config], dict[str, Any]] = _rotation
+    """How queries and keys are rotated, in the words of transformers' `rope_parameters`."""
     causal: bool = True
     pooling: Literal["mean", "projection"] | None = None
     """How an encoder makes one vector of an example: the mean over its tokens, or the model's own
@@ -129,12 +153,25 @@ class Adapter:
     """Model class -> path of the projection to the joint space, below the model."""
     linear_unembedding: bool = True
     """Whether logits are norm and W_U alone (BERT's head has a layer of its own in between)."""
+    logit_softcap: Callable[[Config], float | None] = _none
+    """What bounds the logits: `cap * tanh(logits / cap)`."""
     mlp_width: Callable[[Config], int] = _mlp_width
     context: Callable[[Config], int] = _context
 
     def body(self, model: nn.Module) -> nn.Module:
         """Return the part of the model that holds the blocks."""
         return model.get_submodule(self.models[type(model).__name__])
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model of the family whose blocks are not those described here.
+
+        Raises:
+            ModelError: says how they differ.
+        """
+        difference = self.unlike(self.config(model))
+        if difference is not None:
+            message = f"{type(model).__name__} cannot be captured with these settings: {difference}"
+            raise ModelError(message)
 
     def block_list(self, model: nn.Module) -> list[nn.Module]:
         """Return the blocks in order."""

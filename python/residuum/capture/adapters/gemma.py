@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from residuum.capture.adapters.base import Adapter
 from residuum.capture.adapters.llama import LLAMA
 
-GEMMA = replace(
+GEMMA: Adapter = replace(
     LLAMA,
     family="gemma",
     model_types={"gemma": "GemmaModel"},

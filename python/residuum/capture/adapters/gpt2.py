@@ -3,7 +3,8 @@
 from residuum.capture.adapters.base import Adapter, Config, Tap
 
 
-def _mlp_width(config: Config) -> int:
+def mlp_width(config: Config) -> int:
+    """Width of the MLP: four times the stream where the configuration does not say."""
     return int(config.n_inner or 4 * config.hidden_size)
 
 
@@ -25,5 +26,5 @@ GPT2 = Adapter(
     mlp_post=Tap("mlp.c_proj", "input"),
     norms=("ln_1", "ln_2"),
     final_norm="ln_f",
-    mlp_width=_mlp_width,
+    mlp_width=mlp_width,
 )

@@ -28,6 +28,7 @@ LLAMA = Adapter(
     mlp_out=Tap("mlp", "output"),
     mlp_pre=Tap("mlp.gate_proj", "output"),
     mlp_post=Tap("mlp.down_proj", "input"),
+    mlp_up="mlp.up_proj",
     norms=("input_layernorm", "post_attention_layernorm"),
     final_norm="norm",
     norm="rms_norm",

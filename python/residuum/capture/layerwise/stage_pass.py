@@ -53,9 +53,10 @@ class _StagePass(Pass):
 
     def watch(self) -> None:
         """Install the hooks: the stream enters before anything is read of it."""
+        hand_on = _hand_on_first if self.adapter.block_returns_tuple else _hand_on
         for number, block in enumerate(self.blocks):
             if number != self.stage.layer:
-                block.forward = _hand_on
+                block.forward = hand_on
                 self.hooks.callback(block.__dict__.pop, "forward", None)
         if self.stage.enters is not None:
             self.enter(self.entering())
@@ -82,8 +83,8 @@ class _StagePass(Pass):
                 return (stream, *args[1:]), kwargs
             return args, kwargs | {"hidden_states": stream}
 
-        def after(_module: object, _args: object, _output: object) -> torch.Tensor:
-            return stream
+        def after(_module: object, _args: object, _output: object) -> Any:  # noqa: ANN401
+            return (stream,) if self.adapter.block_returns_tuple else stream
 
         if self.stage.layer is not None:
             block = self.blocks[self.stage.layer]
@@ -107,3 +108,10 @@ class _StagePass(Pass):
 def _hand_on(hidden_states: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
     """What a block of another stage does."""
     return hidden_states
+
+
+def _hand_on_first(
+    hidden_states: torch.Tensor, *_args: object, **_kwargs: object
+) -> tuple[torch.Tensor]:
+    """The same where blocks return the stream as the first of several things."""
+    return (hidden_states,)
