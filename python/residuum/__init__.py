@@ -13,9 +13,11 @@ from residuum.store import open_store as open
 
 if TYPE_CHECKING:
     from residuum.capture.run import capture as capture
+    from residuum.replay.opening import replay as replay
 else:
-    # The package itself can be called; unlike the function in it, it needs no torch to be imported.
-    from residuum import capture
+    # The packages themselves can be called; unlike the functions in them, they need no torch to be
+    # imported.
+    from residuum import capture, replay
 
 __all__ = [
     "ResiduumError",
@@ -27,4 +29,5 @@ __all__ = [
     "export",
     "import_activations",
     "open",
+    "replay",
 ]

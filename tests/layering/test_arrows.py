@@ -23,13 +23,22 @@ ARROWS = {
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", *BASE},
+    "replay": {"store", "quantities", *BASE},
     "report": {"analyses", "errors", "sites"},
 }
 DOORS = {"__init__", "__main__", "cli"}
 MODEL_LIBRARIES = {"torch", "transformers"}
 # `store["z"].torch()` hands tensors to those who have torch; it is imported when called.
 # `torch.save` files are torch's own; it is imported when one is read.
-TENSORS = {"store/tensors.py", "store/site_array.py", "exchange/torch_files.py"}
+TENSORS = {
+    "replay/opening.py",
+    "replay/torch_attention.py",
+    "replay/torch_blocks.py",
+    "replay/torch_executor.py",
+    "store/tensors.py",
+    "store/site_array.py",
+    "exchange/torch_files.py",
+}
 
 
 def part_of(path: Path) -> str:

@@ -28,6 +28,10 @@ try:
     residuum.capture("gpt2", ["text"], sys.argv[1] + ".new", sites=["z"])
 except ImportError as error:
     refusal = str(error)
+try:
+    residuum.replay(store)
+except ImportError as error:
+    refusal += " " + str(error)
 print(json.dumps({
     "shape": list(store["z"].read(layers=1).shape),
     "lengths": store.sql(

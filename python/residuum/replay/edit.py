@@ -1,0 +1,62 @@
+"""Edits: what a patch does to numbers, once donors, means and rows are looked up.
+
+An executor knows these few; every kind of patch is one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from residuum.sites import Site
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ORDER = (
+    Site.RESID_PRE,
+    Site.Q,
+    Site.K,
+    Site.V,
+    Site.PATTERN,
+    Site.Z,
+    Site.ATTN_OUT,
+    Site.RESID_MID,
+    Site.MLP_OUT,
+    Site.RESID_POST,
+)
+"""Where edits can be made, in the order in which a block passes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of one site, at some tokens of one example: `x -> scale * x + shift`, and more.
+
+    Attributes:
+        site: one of `ORDER`.
+        layer: of which block.
+        tokens: int64 `[token]`, positions in the example, ascending.
+        heads: int64 `[head]`, of sites with heads; None is all of them.
+        scale: 0 forgets what was there, NaN included.
+        shift: `[token, d_model]`, `[token, head, d_head]` or `[token, head, key]`, or None.
+        off: `[direction, d]`, orthonormal: what lies along them is taken out.
+        turn: int64 `[token]`, steps by which keys are rotated further (site k, rotary models).
+        cached: the shift is what the store holds for these very rows: nothing changes here,
+            whatever came before.
+    """
+
+    site: Site
+    layer: int
+    tokens: NDArray[np.int64]
+    heads: NDArray[np.int64] | None = None
+    scale: float = 0.0
+    shift: NDArray[Any] | None = None
+    off: NDArray[Any] | None = None
+    turn: NDArray[np.int64] | None = None
+    cached: bool = False
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether nothing of what was there counts any more."""
+        return self.scale == 0.0 and self.off is None and self.turn is None and self.heads is None

@@ -1,0 +1,283 @@
+"""`Replay`: patched passes of a store's model, computed from what the store holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from residuum.errors import ArgumentError
+from residuum.replay.architecture import architecture
+from residuum.replay.cost import full_flops, plan_flops
+from residuum.replay.edit import ORDER, Edit
+from residuum.replay.patch import Patch
+from residuum.replay.plan import Plan, Read, Run, plan
+from residuum.replay.readout import Readout
+from residuum.replay.resolve import Example, Resolver
+from residuum.replay.source import Source
+from residuum.sites import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from residuum.replay.executor import Executor
+    from residuum.replay.metrics import Metric
+    from residuum.store import Store
+
+Asked: TypeAlias = "str | tuple[str, int]"
+"""What can be read: "logits", or a site and a layer."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A read that is made of a site at a layer."""
+
+    site: Site
+    layer: int
+    logits: bool
+
+
+class Replay:
+    """Answers what a pass would have given with patches; computes only what they can change."""
+
+    def __init__(self, store: Store, executor: Executor, *, memory_bytes: int) -> None:
+        """Use `residuum.replay(store)`, which chooses the executor."""
+        self.store = store
+        self.of = architecture(store)
+        self.source = Source(store, self.of)
+        self.resolver = Resolver(self.source)
+        self.executor = executor
+        self.memory_bytes = memory_bytes
+
+    def run(
+        self,
+        patches: Sequence[Patch | Sequence[Patch]],
+        read: Sequence[Asked] = ("logits",),
+        tokens: Sequence[int] | None = None,
+    ) -> list[dict[Asked, NDArray[Any]]]:
+        """Replay once for each element; an element of several patches makes all of them at once.
+
+        Args:
+            patches: patches, each of one example.
+            read: "logits", or `(site, layer)` with a site that can be patched.
+            tokens: positions that are read, -1 being the last; all by default.
+
+        Returns:
+            for each element, by read, `[token, ...]`.
+
+        Raises:
+            SiteError, SelectionError, ArgumentError: a patch that means nothing here, or one that
+                alone exceeds the memory budget.
+        """
+        wanted = {asked: self._wanted(asked) for asked in read}
+        runs = [self._run(one, list(wanted.values()), tokens) for one in patches]
+        found = self._execute(runs)
+        return [self._answer(wanted, values) for values in found]
+
+    def sweep(
+        self,
+        site: str,
+        clean: int | Sequence[int],
+        corrupted: int | Sequence[int],
+        over: Sequence[str] = ("layer", "token"),
+        *,
+        metric: Metric,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        at: int = -1,
+    ) -> pa.Table:
+        """Put what the clean example did into the corrupted one: activation patching.
+
+        Args:
+            site: where.
+            clean: number of the example whose values are put in, or one for each pair.
+            corrupted: of the one that they are put into; as many, each as long as its partner.
+            over: "layer", with "token" or "head" or both. Without "token" all tokens are patched
+                at once, without "head" all heads.
+            metric: of the logits at one token.
+            layers: that are patched; all by default.
+            tokens: that are patched; all by default.
+            at: the token whose logits count; the last by default.
+
+        Returns:
+            a row for each pair and patch: clean, corrupted, layer, token, head, the metric under
+            its name, and what it is for the unpatched examples.
+        """
+        from residuum.replay.sweep import sweep
+
+        return sweep(self, site, clean, corrupted, over, metric, layers, tokens, at)
+
+    def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
+        """What replaying these patches would compute for the last token, and what a full pass."""
+        wanted = [self._wanted("logits")]
+        runs = [self._run(one, wanted, [-1]) for one in patches]
+        lines, total, full = [], 0.0, 0.0
+        by_layer = np.zeros((self.of.n_layer, 3))
+        for _, one in self._batches(runs):
+            flops = plan_flops(one, self.of)
+            by_layer += np.stack(
+                [
+                    [mask.sum() for mask in one.queries],
+                    [mask.sum() for mask in one.keys],
+                    flops,
+                ],
+                1,
+            )
+            total += sum(flops)
+            full += full_flops(one, self.of)
+        n_token = sum(run.n_token for run in runs)
+        lines.append(f"{len(runs)} replays of {n_token} tokens, {self.of.n_layer} layers")
+        for layer, (queries, keys, flops) in enumerate(by_layer):
+            lines.append(
+                f"layer {layer:3}: {queries:8.0f} rows computed, {keys:8.0f} with keys of their "
+                f"own, {flops / 1e9:.3f} GFLOP"
+            )
+        share = total / full if full else 0.0
+        lines.append(
+            f"{total / 1e9:.3f} GFLOP in place of {full / 1e9:.3f} for full passes ({share:.1%})"
+        )
+        return "\n".join(lines)
+
+    def streams(self, runs: Sequence[Run]) -> list[NDArray[Any]]:
+        """What leaves the last block at the tokens that each run reads, `[token, d_model]`."""
+        last = (Site.RESID_POST, self.of.n_layer - 1)
+        return [found[last] for found in self._execute(runs)]
+
+    def final(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What left the last block unpatched, `[row, d_model]`."""
+        return self.source.read(Site.RESID_POST, self.of.n_layer - 1, rows)
+
+    def logits(self, stream: NDArray[Any], metric: Metric) -> NDArray[Any]:
+        """The logits that a metric reads."""
+        columns = None if metric.tokens is None else np.array(metric.tokens)
+        return self.readout.logits(stream, columns)
+
+    def _wanted(self, asked: Asked) -> _Wanted:
+        if asked == "logits":
+            return _Wanted(Site.RESID_POST, self.of.n_layer - 1, logits=True)
+        if isinstance(asked, str) or len(asked) != 2:
+            message = f'{asked!r} cannot be read: say "logits", or a site and a layer'
+            raise ArgumentError(message)
+        site = Site.parse(asked[0])
+        if site not in ORDER or site is Site.PATTERN or not 0 <= asked[1] < self.of.n_layer:
+            message = f"{asked!r} cannot be read: the sites are {', '.join(ORDER)}"
+            raise ArgumentError(message)
+        return _Wanted(site, int(asked[1]), logits=False)
+
+    def _run(
+        self,
+        patches: Patch | Sequence[Patch],
+        wanted: Sequence[_Wanted],
+        tokens: Sequence[int] | None,
+    ) -> Run:
+        together = [patches] if isinstance(patches, Patch) else list(patches)
+        edits: list[Edit] = []
+        examples: set[Example] = set()
+        for patch in together:
+            example, made = self.resolver.edits(patch)
+            examples.add(example)
+            edits += made
+        if len(examples) != 1:
+            message = f"patches that are made at once are of one example, not of {len(examples)}"
+            raise ArgumentError(message)
+        (example,) = examples
+        at = np.arange(example.n_token)
+        if tokens is not None:
+            at = np.unique(at[np.asarray(tokens)])
+        reads = [Read(one.site, one.layer, at) for one in wanted]
+        return Run(example.first_row, example.n_token, self._without_effect(example, edits), reads)
+
+    def _without_effect(self, example: Example, edits: list[Edit]) -> list[Edit]:
+        """Leave out what puts in place what is there already, as far as that is stored.
+
+        Only where nothing comes before it: with several edits what is there may have changed.
+        """
+        if len(edits) != 1 or edits[0].shift is None or edits[0].cached:
+            return edits
+        edit = edits[0]
+        plain = edit.scale == 0.0 and edit.off is None and edit.site is not Site.PATTERN
+        if not plain or not self.source.has(edit.site, edit.layer):
+            return edits
+        rows = edit.tokens + example.first_row
+        there = self.source.read(edit.site, edit.layer, rows, edit.heads)
+        shift = np.asarray(edit.shift)
+        differs = (shift != there).reshape(len(rows), -1).any(1)
+        if not differs.any():
+            return []
+        return [replace(edit, tokens=edit.tokens[differs], shift=shift[differs])]
+
+    def _execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
+        """What each run's reads give, `[token, ...]` by site and layer."""
+        found: list[dict[tuple[Site, int], NDArray[Any]]] = [{} for _ in runs]
+        for numbers, one in self._batches(runs):
+            values = self.executor.run(one, self._cached)
+            for place, number in enumerate(numbers):
+                for read in runs[number].reads:
+                    at = (read.site, read.layer)
+                    rows = read.tokens + runs[number].first_row
+                    changed = values.get(at)
+                    mine = None if changed is None else np.flatnonzero(changed.run == place)
+                    if changed is not None and mine is not None and len(mine) == len(rows):
+                        found[number][at] = changed.values[mine]
+                        continue
+                    out = self.source.read(read.site, read.layer, rows)
+                    if changed is not None and mine is not None and len(mine):
+                        out = out.astype(np.result_type(out, changed.values), copy=False)
+                        out[np.searchsorted(read.tokens, changed.token[mine])] = changed.values[
+                            mine
+                        ]
+                    found[number][at] = out
+        return found
+
+    def _batches(self, runs: Sequence[Run]) -> Iterator[tuple[list[int], Plan]]:
+        """Runs that fit into the budget together, of neighbouring examples."""
+        order = sorted(range(len(runs)), key=lambda number: runs[number].first_row)
+        most = self.memory_bytes // self._row_bytes
+        longest = max((run.n_token for run in runs), default=0)
+        if longest > most:
+            message = (
+                f"a memory budget of {self.memory_bytes:,} bytes is too little for one replay of "
+                f"{longest} tokens, which takes about {longest * self._row_bytes:,}"
+            )
+            raise ArgumentError(message)
+        begin = 0
+        while begin < len(order):
+            end, rows = begin, 0
+            while end < len(order) and rows + runs[order[end]].n_token <= most:
+                rows += runs[order[end]].n_token
+                end += 1
+            numbers = order[begin:end]
+            yield numbers, plan([runs[number] for number in numbers], self.of)
+            begin = end
+
+    @property
+    def _row_bytes(self) -> int:
+        """What a row takes on its way through a block, about: streams, heads and MLP."""
+        of = self.of
+        heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
+        return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp)
+
+    def _cached(self, site: Site, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.source.read(site, layer, rows)
+
+    def _answer(
+        self,
+        wanted: dict[Asked, _Wanted],
+        values: dict[tuple[Site, int], NDArray[Any]],
+    ) -> dict[Asked, NDArray[Any]]:
+        out: dict[Asked, NDArray[Any]] = {}
+        for asked, one in wanted.items():
+            found = values[one.site, one.layer]
+            out[asked] = self.readout.logits(found) if one.logits else found
+        return out
+
+    @property
+    def readout(self) -> Readout:
+        """The final norm and unembedding."""
+        if not hasattr(self, "_readout"):
+            self._readout = Readout(self.store)
+        return self._readout

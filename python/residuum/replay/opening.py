@@ -1,0 +1,101 @@
+"""Open a store for replay: its model's weights, and what computes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from residuum.errors import ArgumentError, ModelError
+from residuum.quantities import parse_memory
+from residuum.replay.architecture import architecture
+from residuum.replay.engine import Replay
+from residuum.replay.weights import Weights, tensors_of
+from residuum.store.files import hash_files
+
+if TYPE_CHECKING:
+    import os
+
+    from residuum.store import Store
+
+_BY_FILES = "sha256-files:"
+
+
+def replay(
+    store: Store,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    executor: Literal["auto", "torch"] = "auto",
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] = "float32",
+    memory: int | str = "1GB",
+    verify: bool = True,
+) -> Replay:
+    """Open a store for replay.
+
+    Args:
+        store: of a captured model, with the stream that enters its blocks (`resid_pre`, or `embed`
+            and `resid_post`).
+        model: folder of the captured model's safetensors; by default where it lay at capture.
+        executor: what computes the blocks: torch, which has to be installed.
+        device: of torch, such as "cuda".
+        dtype: that blocks are computed in.
+        memory: bytes for the rows of one batch of replays, such as "1GB".
+        verify: compare the hash of the weights with the store's, which reads all of them.
+
+    Raises:
+        StoreError: the store does not say how its model computes.
+        ModelError: the weights are missing, or not those of the captured model.
+    """
+    of = architecture(store)
+    if executor not in ("auto", "torch"):
+        message = f"there is no executor {executor!r}: it is auto or torch"
+        raise ArgumentError(message)
+    folder = _folder(store, model)
+    if verify:
+        _check(store, folder)
+    weights = Weights(tensors_of(folder), of)
+    try:
+        import torch  # noqa: TID251  the executor that needs it
+
+        from residuum.replay.torch_executor import TorchExecutor
+    except ModuleNotFoundError as error:
+        message = (
+            "replay computes with torch, which is not installed: pip install 'residuum[capture]'."
+        )
+        raise ModuleNotFoundError(message, name=error.name) from error
+    runs = TorchExecutor(of, weights, device, getattr(torch, dtype))
+    return Replay(store, runs, memory_bytes=parse_memory(memory))
+
+
+def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:
+    if model is not None:
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            message = f"there is no model folder {folder}"
+            raise ModelError(message)
+        return folder
+    known = store.capture.get("model_folder")
+    if known is None or not Path(known).is_dir():
+        name = store.model["name"]
+        where = "was captured from memory" if known is None else f"lay in {known}, which is gone"
+        message = f"the model {name} of {store.path} {where}: pass its folder as `model`"
+        raise ModelError(message)
+    return Path(known)
+
+
+def _check(store: Store, folder: Path) -> None:
+    """Refuse weights that are not the captured model's."""
+    expected = str(store.model.get("weights_hash"))
+    if not expected.startswith(_BY_FILES):
+        message = (
+            f"the model of {store.path} was captured from memory, so that its files cannot be "
+            "compared with it: pass verify=False if they are the same"
+        )
+        raise ModelError(message)
+    found = hash_files(folder.glob("*.safetensors"))
+    if found != expected:
+        message = (
+            f"the weights in {folder} are not those of the model in {store.path}: their hash is "
+            f"{found}, the captured model's {expected}"
+        )
+        raise ModelError(message)

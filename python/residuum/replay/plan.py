@@ -1,0 +1,187 @@
+"""Which rows a batch of replays has to compute: what an edit can change, and what is asked for.
+
+A *run* is one example with its edits. For each layer there are three masks `[run, token]`:
+
+    dirty   what enters the block is not what the store holds
+    keys    its keys and values are computed; those of other tokens come from the cached stream
+    queries its way through the block is computed
+
+    edits --forward--> dirty, touched        reads --backward--> queries, keys
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from residuum.sites import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from residuum.replay.architecture import Architecture
+    from residuum.replay.edit import Edit
+
+    Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What is asked of a run: a site of `edit.ORDER` at some tokens, int64 ascending."""
+
+    site: Site
+    layer: int
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One example, replayed with edits.
+
+    Attributes:
+        first_row: of the example in its store.
+        n_token: of the example.
+    """
+
+    first_row: int
+    n_token: int
+    edits: Sequence[Edit]
+    reads: Sequence[Read]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The masks of a batch of runs, by layer; see the module's text.
+
+    Attributes:
+        dirty, keys, queries: bool `[run, token]` for each layer.
+        edits: by layer and site, (number of the run, edit).
+        changed: bool `[run, token]` for each read site and layer: what a read finds computed;
+            elsewhere it is what the store holds.
+    """
+
+    runs: Sequence[Run]
+    n_token: int
+    dirty: list[Mask]
+    keys: list[Mask]
+    queries: list[Mask]
+    edits: dict[tuple[int, Site], list[tuple[int, Edit]]]
+    changed: dict[tuple[int, Site], Mask]
+
+
+def plan(runs: Sequence[Run], of: Architecture) -> Plan:
+    """Find out what has to be computed."""
+    n_token = max(run.n_token for run in runs)
+    edits: dict[tuple[int, Site], list[tuple[int, Edit]]] = {}
+    for number, run in enumerate(runs):
+        for edit in run.edits:
+            edits.setdefault((edit.layer, edit.site), []).append((number, edit))
+    forward = _Forward(runs, n_token, edits, of)
+    touched = [forward.layer(layer) for layer in range(of.n_layer)]
+    queries, keys = _backward(runs, of, forward, touched)
+    return Plan(runs, n_token, forward.dirty, keys, queries, edits, forward.changed)
+
+
+class _Forward:
+    """What edits can change, layer by layer."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        n_token: int,
+        edits: dict[tuple[int, Site], list[tuple[int, Edit]]],
+        of: Architecture,
+    ) -> None:
+        self.shape = (len(runs), n_token)
+        self.edits = edits
+        self.of = of
+        self.own = np.arange(n_token) < np.array([run.n_token for run in runs])[:, None]
+        self.dirty: list[Mask] = []
+        self.keys: list[Mask] = []
+        self.changed: dict[tuple[int, Site], Mask] = {}
+        self._leaving = np.zeros(self.shape, bool)
+
+    def layer(self, layer: int) -> Mask:
+        """What leaves a block changed, before the edits of the next; call it in order."""
+        dirty = self.after(layer, Site.RESID_PRE, self._leaving)
+        self.dirty.append(dirty)
+        q, k, v = (self.after(layer, site, dirty) for site in (Site.Q, Site.K, Site.V))
+        self.keys.append(k | v)
+        pattern = self.after(layer, Site.PATTERN, q | self.seen(k))
+        z = self.after(layer, Site.Z, pattern | self.seen(v))
+        attn = self.after(layer, Site.ATTN_OUT, z)
+        mid = self.after(layer, Site.RESID_MID, dirty | attn)
+        mlp = self.after(layer, Site.MLP_OUT, dirty if self.of.parallel else mid)
+        self._leaving = self.after(layer, Site.RESID_POST, mid | mlp)
+        return self._leaving
+
+    def after(self, layer: int, site: Site, before: Mask) -> Mask:
+        """What is changed at a site, given what is without its edits."""
+        mask = before
+        for number, edit in self.edits.get((layer, site), ()):
+            if mask is before:
+                mask = before.copy()
+            if not edit.cached:
+                mask[number, edit.tokens] = True
+            elif edit.heads is None:
+                mask[number, edit.tokens] = False
+        self.changed[layer, site] = mask
+        return mask
+
+    def seen(self, keys: Mask) -> Mask:
+        """The queries that see one of these keys."""
+        if not self.of.causal:
+            return keys.any(1, keepdims=True) & self.own
+        return np.logical_or.accumulate(keys, 1) & self.own
+
+
+def _backward(
+    runs: Sequence[Run], of: Architecture, forward: _Forward, touched: list[Mask]
+) -> tuple[list[Mask], list[Mask]]:
+    """Of what is changed, what is asked for, or needed for that."""
+    shape = forward.shape
+    asked = asked_for(runs, shape)
+    queries = [np.zeros(shape, bool) for _ in range(of.n_layer)]
+    keys = [np.zeros(shape, bool) for _ in range(of.n_layer)]
+    needed = np.zeros(shape, bool)
+    for layer in reversed(range(of.n_layer)):
+        given = _overwritten(forward, layer + 1)
+        passing = touched[layer] & needed & ~given
+        read = {s: mask & forward.changed[at, s] for (at, s), mask in asked.items() if at == layer}
+        own = [read.pop(site) for site in (Site.K, Site.V) if site in read]
+        passing = np.logical_or.reduce([passing, *read.values()])
+        queries[layer] = passing
+        reach = _reached(passing, causal=of.causal) & forward.own
+        keys[layer] = np.logical_or.reduce([forward.keys[layer] & reach, *own])
+        needed = passing | keys[layer]
+    return queries, keys
+
+
+def _overwritten(forward: _Forward, layer: int) -> Mask:
+    """Tokens whose stream is given anew when it enters a block."""
+    mask = np.zeros(forward.shape, bool)
+    for number, edit in forward.edits.get((layer, Site.RESID_PRE), ()):
+        if edit.overwrites:
+            mask[number, edit.tokens] = True
+    return mask
+
+
+def asked_for(runs: Sequence[Run], shape: tuple[int, int]) -> dict[tuple[int, Site], Mask]:
+    """What is read, bool `[run, token]` by layer and site."""
+    asked: dict[tuple[int, Site], Mask] = {}
+    for number, run in enumerate(runs):
+        for read in run.reads:
+            where = (read.layer, read.site)
+            asked.setdefault(where, np.zeros(shape, bool))[number, read.tokens] = True
+    return asked
+
+
+def _reached(queries: Mask, *, causal: bool) -> Mask:
+    """The keys that any of these queries sees."""
+    if not causal:
+        return np.broadcast_to(queries.any(1, keepdims=True), queries.shape)
+    return np.logical_or.accumulate(queries[:, ::-1], 1)[:, ::-1]

@@ -1,0 +1,345 @@
+"""From patches to edits: rows to tokens of an example, donors and means to numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from residuum.errors import ArgumentError, SelectionError, SiteError
+from residuum.replay.edit import ORDER, Edit
+from residuum.replay.patch import (
+    Add,
+    Donor,
+    Freeze,
+    Mean,
+    Mix,
+    Patch,
+    ProjectOut,
+    Resample,
+    RotateKeys,
+    Scale,
+    Set,
+    Zero,
+)
+from residuum.replay.source import Source
+from residuum.sites import Site
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from residuum.replay.architecture import Architecture
+    from residuum.replay.patch import Value
+
+    Floats = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where an example's rows are: the first, and how many."""
+
+    first_row: int
+    n_token: int
+
+
+class Resolver:
+    """Looks up what the patches of one store mean."""
+
+    def __init__(self, source: Source) -> None:
+        """Read where the examples are."""
+        self.source = source
+        self.of: Architecture = source.of
+        table = source.store.examples.to_table(columns=["first_row", "n_token"])
+        self._firsts = table["first_row"].to_numpy()
+        first, index = np.unique(self._firsts, return_index=True)
+        self._first, self._n_token = first, table["n_token"].to_numpy()[index]
+
+    def example(self, rows: NDArray[np.int64]) -> Example:
+        """The example that holds all of these rows.
+
+        Raises:
+            SelectionError: there is none, or they are of several.
+        """
+        if not len(rows):
+            message = "a patch names no rows"
+            raise SelectionError(message)
+        n_row = self.source.store.rows["token"]
+        outside = rows[(rows < 0) | (rows >= n_row)]
+        if len(outside):
+            message = (
+                f"row {outside[0]} is not in {self.source.store.path}: its token rows are 0 to "
+                f"{n_row - 1}"
+            )
+            raise SelectionError(message)
+        number = np.searchsorted(self._first, rows, side="right") - 1
+        if (number != number[0]).any():
+            message = (
+                f"the rows {rows.min()} to {rows.max()} of one patch are of several examples of "
+                f"{self.source.store.path}: give each example a patch of its own"
+            )
+            raise SelectionError(message)
+        found = int(number[0])
+        return Example(int(self._first[found]), int(self._n_token[found]))
+
+    def example_of(self, number: int) -> Example:
+        """Where the rows of an example of the store are.
+
+        Raises:
+            SelectionError: there is none of that number.
+        """
+        if not 0 <= number < len(self._firsts):
+            message = (
+                f"example {number} is not in {self.source.store.path}: it has {len(self._firsts)}, "
+                "from 0"
+            )
+            raise SelectionError(message)
+        return self.example(self._firsts[number : number + 1])
+
+    def edits(self, patch: Patch) -> tuple[Example, list[Edit]]:
+        """The edits of a patch, one for each layer.
+
+        Raises:
+            SiteError: a site that cannot be patched, or a layer or head that is not there.
+            SelectionError: rows that are not of one example, or repeat.
+            ArgumentError: numbers of another shape.
+        """
+        site = self._site_of(patch)
+        rows = np.atleast_1d(np.asarray(patch.rows, np.int64))
+        order = np.argsort(rows, kind="stable")
+        if len(np.unique(rows)) != len(rows):
+            message = f"a patch names row {rows[order][1:][np.diff(rows[order]) == 0][0]} twice"
+            raise SelectionError(message)
+        example = self.example(rows)
+        layers, one_layer = self.layers(patch.layers), np.ndim(patch.layers or 0) == 0
+        one_layer = one_layer and patch.layers is not None
+        heads = self._heads(site, patch)
+        value = patch.value if isinstance(patch.value, _KINDS) else Set(patch.value)
+        made = _Made(self, site, rows, order, heads, one_layer=one_layer)
+        tokens = rows[order] - example.first_row
+        return example, [
+            Edit(site, int(layer), tokens, heads, **made.of(value, int(layer), place))
+            for place, layer in enumerate(layers)
+        ]
+
+    def site(self, name: str) -> Site:
+        """The site of that name, which can be patched.
+
+        Raises:
+            SiteError: it cannot, or this model does not have it.
+        """
+        site = Site.parse(name)
+        if site not in ORDER:
+            message = f"{site} cannot be patched; {', '.join(ORDER)} can"
+            raise SiteError(message)
+        if site is Site.RESID_MID and self.of.parallel:
+            message = (
+                "the blocks of this model run attention and MLP in parallel, so that there is no "
+                "resid_mid: patch attn_out, mlp_out or resid_post"
+            )
+            raise SiteError(message)
+        return site
+
+    def _site_of(self, patch: Patch) -> Site:
+        site = self.site(patch.site)
+        if isinstance(patch.value, RotateKeys):
+            if self.of.rotary is None:
+                message = (
+                    "keys cannot be rotated: this model does not rotate queries and keys by their "
+                    "position"
+                )
+                raise SiteError(message)
+            if site is not Site.K:
+                message = f"RotateKeys is for the site k, not for {site}"
+                raise SiteError(message)
+        return site
+
+    def layers(self, wanted: int | ArrayLike | None) -> NDArray[np.int64]:
+        """Layers as numbers; all of them where none is named.
+
+        Raises:
+            SiteError: one that the model does not have.
+        """
+        layers = (
+            np.arange(self.of.n_layer)
+            if wanted is None
+            else np.atleast_1d(np.asarray(wanted, np.int64))
+        )
+        wrong = layers[(layers < 0) | (layers >= self.of.n_layer)]
+        if len(wrong):
+            message = f"layer {wrong[0]} is not in the model: it has {self.of.n_layer}, from 0"
+            raise SiteError(message)
+        return layers
+
+    def _heads(self, site: Site, patch: Patch) -> NDArray[np.int64] | None:
+        if patch.heads is None:
+            return None
+        n_head = self.n_head(site)
+        if n_head is None:
+            message = f"{site} has no heads, but the patch names {patch.heads}"
+            raise SiteError(message)
+        heads = np.unique(np.atleast_1d(np.asarray(patch.heads, np.int64)))
+        wrong = heads[(heads < 0) | (heads >= n_head)]
+        if len(wrong):
+            message = f"head {wrong[0]} is not at {site}: it has {n_head}, from 0"
+            raise SiteError(message)
+        return heads
+
+    def n_head(self, site: Site) -> int | None:
+        """Heads of a site, None where it has no such axis."""
+        if "head" in site.axes:
+            return self.of.n_head
+        return self.of.n_kv_head if "kv_head" in site.axes else None
+
+
+_KINDS = (Set, Donor, Add, Scale, Zero, Mean, Resample, ProjectOut, Mix, RotateKeys, Freeze)
+
+
+class _Made:
+    """Numbers for the edits of one patch; rows in the order of tokens."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        site: Site,
+        rows: NDArray[np.int64],
+        order: NDArray[np.int64],
+        heads: NDArray[np.int64] | None,
+        *,
+        one_layer: bool,
+    ) -> None:
+        self.resolver, self.site, self.rows, self.order = resolver, site, rows, order
+        self.heads = heads
+        self.one_layer = one_layer
+
+    def of(self, value: Value, layer: int, place: int) -> dict[str, Any]:
+        """The fields of an `Edit` at a layer, the patch's `place`-th."""
+        if isinstance(value, Zero):
+            return {}
+        if isinstance(value, Scale):
+            return {"scale": float(value.factor)}
+        if isinstance(value, Freeze):
+            return {"shift": self.stored(layer, self.rows), "cached": True}
+        if isinstance(value, ProjectOut):
+            return {"scale": 1.0, "off": self.basis(value.directions)}
+        if isinstance(value, RotateKeys):
+            turn = np.broadcast_to(np.asarray(value.offset, np.int64), self.rows.shape)
+            return {"scale": 1.0, "turn": turn[self.order]}
+        if isinstance(value, Add):
+            return {"scale": 1.0, "shift": self.given(value.values, place)}
+        if isinstance(value, Mix):
+            weight = float(value.weight)
+            return {"scale": 1.0 - weight, "shift": weight * self.put(value.donor, layer, place)}
+        return {"shift": self.put(value, layer, place)}
+
+    def put(self, value: Value, layer: int, place: int) -> Floats:
+        """What is put in place: `[row, ...]` in the order of tokens."""
+        if isinstance(value, Set):
+            return self.given(value.values, place)
+        if isinstance(value, Donor):
+            return self.donated(value, layer)
+        if isinstance(value, Mean):
+            return self.mean(value, layer)
+        assert isinstance(value, Resample)
+        return self.stored(layer, self.drawn(value))
+
+    def stored(self, layer: int, rows: NDArray[np.int64]) -> Floats:
+        """What the store holds for rows, given in the patch's order."""
+        return self.resolver.source.read(self.site, layer, rows[self.order], self.heads)
+
+    def given(self, values: ArrayLike, place: int) -> Floats:
+        """A user's numbers for one layer."""
+        array = np.asarray(values)
+        shape = self.shape()
+        try:
+            # With several layers their axis follows the rows', as in what `read` gives.
+            if not self.one_layer and array.ndim > len(shape):
+                array = array[:, place]
+            whole = np.broadcast_to(array, shape)
+        except (ValueError, IndexError) as error:
+            message = (
+                f"the numbers for {self.site} are {list(array.shape)}, but the patch's rows are "
+                f"{list(shape)}"
+            )
+            raise ArgumentError(message) from error
+        return whole[self.order]
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows at one layer."""
+        of = self.resolver.of
+        if self.site is Site.PATTERN:
+            n_token = self.resolver.example(self.rows).n_token
+            heads = of.n_head if self.heads is None else len(self.heads)
+            return (len(self.rows), heads, n_token)
+        n_head = self.resolver.n_head(self.site)
+        if n_head is None:
+            return (len(self.rows), of.d_model)
+        return (len(self.rows), n_head if self.heads is None else len(self.heads), of.d_head)
+
+    def donated(self, donor: Donor, layer: int) -> Floats:
+        """What a donor's rows did."""
+        source = self.resolver.source
+        if donor.store is not None and donor.store is not source.store:
+            source = Source(donor.store, self.resolver.of)
+        rows = np.atleast_1d(np.asarray(donor.rows, np.int64))
+        if len(rows) not in (1, len(self.rows)):
+            message = (
+                f"a donor of {len(rows)} rows for a patch of {len(self.rows)}: give one row for "
+                "each, or one for all"
+            )
+            raise ArgumentError(message)
+        rows = np.broadcast_to(rows, self.rows.shape)[self.order]
+        values = source.read(self.site, layer, rows, self.heads)
+        if values.shape[1:] != self.shape()[1:] and self.site is not Site.PATTERN:
+            message = (
+                f"{source.store.path} holds {self.site} of {list(values.shape[1:])}, but the "
+                f"replayed model's is {list(self.shape()[1:])}"
+            )
+            raise ArgumentError(message)
+        return values
+
+    def mean(self, value: Mean, layer: int) -> Floats:
+        """The mean over rows, the same for each."""
+        n_row = self.resolver.source.store.rows["token"]
+        rows = np.arange(n_row) if value.rows is None else np.asarray(value.rows, np.int64)
+        total: Floats | None = None
+        for start in range(0, len(rows), _BLOCK):
+            part = self.resolver.source.read(
+                self.site, layer, rows[start : start + _BLOCK], self.heads
+            ).sum(0, dtype=np.float64)
+            total = part if total is None else total + part
+        if total is None:
+            message = "the mean over no rows is no number"
+            raise ArgumentError(message)
+        return np.broadcast_to(total / len(rows), (len(self.rows), *total.shape))
+
+    def drawn(self, value: Resample) -> NDArray[np.int64]:
+        """A row for each of the patch's, never itself."""
+        n_row = self.resolver.source.store.rows["token"]
+        pool = np.arange(n_row) if value.rows is None else np.unique(np.asarray(value.rows))
+        rng = np.random.default_rng(value.seed)
+        others = len(pool) - np.isin(self.rows, pool)
+        if (others < 1).any():
+            message = "there is no other row to draw from"
+            raise ArgumentError(message)
+        number = rng.integers(0, others)
+        # Skip the row's own place in the pool.
+        own = np.searchsorted(pool, self.rows)
+        number += np.isin(self.rows, pool) & (number >= own)
+        return np.asarray(pool[number])
+
+    def basis(self, directions: ArrayLike) -> Floats:
+        """Orthonormal rows that span the directions."""
+        array = np.atleast_2d(np.asarray(directions, np.float64))
+        width = self.shape()[-1]
+        if array.shape[-1] != width or array.ndim != 2:
+            message = (
+                f"the directions are {list(np.shape(directions))}, but {self.site} is {width} wide"
+            )
+            raise ArgumentError(message)
+        u, s, vt = np.linalg.svd(array, full_matrices=False)
+        del u
+        return np.asarray(vt[s > s.max(initial=0.0) * 1e-12])
+
+
+_BLOCK = 4096

@@ -1,0 +1,285 @@
+"""`residuum.replay(store)` from end to end: patches of every kind, reads, sweeps, refusals."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import tiny_models
+import torch
+from replay.oracle import Captured
+
+import residuum
+from residuum.errors import ArgumentError, ModelError, SelectionError, SiteError
+from residuum.replay import (
+    Add,
+    Donor,
+    Freeze,
+    Mean,
+    Mix,
+    Patch,
+    ProjectOut,
+    Resample,
+    RotateKeys,
+    Scale,
+    Zero,
+    accuracy,
+    expression,
+    kl,
+    log_prob,
+    logit_diff,
+    prob,
+    rank,
+)
+from residuum.replay.edit import Edit
+from residuum.replay.engine import Replay
+from residuum.sites import Site
+
+TEXTS = ["w3 w1 w4 w1 w5", "w9 w2 w6 w5 w3", "w3 w1 w7 w1 w5", "w8 w8"]
+SITES = ["resid_pre", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z"]
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def opened(request, tmp_path_factory):
+    """A store, its replay, and the oracle over the same examples."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny_models.save(request.param, folder / "model", torch.float32)
+    store = residuum.capture(
+        folder / "model", TEXTS, folder / "run", sites=SITES, dtype="float32", device="cpu"
+    )
+    ids = [[int(word[1:]) for word in text.split()] for text in TEXTS]
+    return store, residuum.replay(store), Captured(request.param, torch.float32, ids)
+
+
+def logits(oracle: Captured, example: int, edits: list[Edit]) -> np.ndarray:
+    """Of a full pass of the model with hooks."""
+    return oracle.with_edits(example, edits, [(Site.LOGITS, None)])[Site.LOGITS, None]
+
+
+def stored(oracle: Captured, site: str, layer: int, example: int) -> np.ndarray:
+    return oracle.at(Site(site), layer, example)
+
+
+def at(layer: int, tokens: list[int], site: str = "z", **more) -> Edit:
+    heads = more.pop("heads", None)
+    heads = None if heads is None else np.array(heads)
+    return Edit(Site(site), layer, np.array(tokens), heads, **more)
+
+
+def test_the_first_rows_are_where_they_should_be(opened):
+    store, replay, oracle = opened
+    assert [replay.resolver.example_of(i).first_row for i in range(4)] == [0, 5, 10, 15]
+    np.testing.assert_allclose(
+        store["z"].read(slice(5, 10), 1), stored(oracle, "z", 1, 1), rtol=1e-4, atol=1e-5
+    )
+
+
+CASES = {
+    "donor": (Donor([5, 7]), lambda o: {"shift": stored(o, "z", 1, 1)[[0, 2]][:, [1]]}),
+    "one for all": (Donor(6), lambda o: {"shift": stored(o, "z", 1, 1)[[1, 1]][:, [1]]}),
+    "zero": (Zero(), lambda _: {}),
+    "scale": (Scale(-2.0), lambda _: {"scale": -2.0}),
+    "add": (Add(0.5), lambda o: {"scale": 1.0, "shift": np.full((2, 1, o.of.d_head), 0.5)}),
+    "mix": (
+        Mix(Donor([5, 7]), 0.25),
+        lambda o: {"scale": 0.75, "shift": 0.25 * stored(o, "z", 1, 1)[[0, 2]][:, [1]]},
+    ),
+    "mean": (
+        Mean(range(17)),
+        lambda o: {
+            "shift": np.broadcast_to(
+                np.concatenate([stored(o, "z", 1, i) for i in range(4)]).mean(0)[1],
+                (2, 1, o.of.d_head),
+            )
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_kinds_are_what_they_say(opened, case):
+    _, replay, oracle = opened
+    value, expected = CASES[case]
+    patch = Patch("z", rows=[0, 2], layers=1, heads=[1], value=value)
+    got = replay.run([patch])[0]["logits"]
+    more = expected(oracle)
+    want = logits(oracle, 0, [at(1, [0, 2], heads=[1], **more)])
+    np.testing.assert_allclose(got, want, **CLOSE)
+
+
+def test_directions_are_taken_out(opened):
+    _, replay, oracle = opened
+    d = replay.of.d_model
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal((2, d))
+    patch = Patch("resid_pre", [1, 4], layers=1, value=ProjectOut([one, two, one + two]))
+    out = np.linalg.qr(np.stack([one, two]).T)[0].T
+    edit = at(1, [1, 4], "resid_pre", scale=1.0, off=out.astype(np.float32))
+    np.testing.assert_allclose(replay.run([patch])[0]["logits"], logits(oracle, 0, [edit]), **CLOSE)
+
+
+def test_resampled_rows_are_never_their_own(opened):
+    _, replay, _ = opened
+    for seed in range(20):
+        patch = Patch("z", [5, 6, 7], layers=0, value=Resample([5, 6, 7], seed))
+        _, (edit,) = replay.resolver.edits(patch)
+        own = replay.source.read(Site.Z, 0, np.array([5, 6, 7]))
+        assert not (np.asarray(edit.shift) == own).all((1, 2)).any()
+
+
+def test_several_patches_at_once_and_reads(opened):
+    _, replay, oracle = opened
+    donor = stored(oracle, "resid_pre", 1, 1)
+    together = [
+        Patch("resid_pre", [10, 12], layers=1, value=Donor([5, 7])),
+        Patch("mlp_out", [13], layers=2, value=Zero()),
+    ]
+    edits = [at(1, [0, 2], "resid_pre", shift=donor[[0, 2]]), at(2, [3], "mlp_out")]
+    reads = [("resid_post", 2), ("z", 2), ("attn_out", 1)]
+    (got,) = replay.run([together], read=["logits", *reads])
+    want = oracle.with_edits(2, edits, [(Site(s), n) for s, n in reads])
+    for site, layer in reads:
+        np.testing.assert_allclose(got[site, layer], want[Site(site), layer], **CLOSE)
+    np.testing.assert_allclose(got["logits"], logits(oracle, 2, edits), **CLOSE)
+    (last,) = replay.run([together], tokens=[-1])
+    np.testing.assert_allclose(last["logits"][0], got["logits"][-1], rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_is_as_stored_whatever_comes_before(opened):
+    _, replay, oracle = opened
+    put = Patch("resid_pre", [0], layers=0, value=Donor([5]))
+    frozen = Patch("attn_out", range(5), value=Freeze())
+    donor = stored(oracle, "resid_pre", 0, 1)
+    edits = [at(0, [0], "resid_pre", shift=donor[[0]])]
+    edits += [
+        at(layer, list(range(5)), "attn_out", shift=stored(oracle, "attn_out", layer, 0))
+        for layer in range(3)
+    ]
+    (got,) = replay.run([[put, frozen]])
+    np.testing.assert_allclose(got["logits"], logits(oracle, 0, edits), **CLOSE)
+    everything = Patch("resid_post", range(5), layers=0, value=Freeze())
+    (same,) = replay.run([[put, everything]])
+    np.testing.assert_allclose(same["logits"], logits(oracle, 0, []), **CLOSE)
+
+
+def test_what_is_there_already_is_not_computed(opened, monkeypatch):
+    _, replay, oracle = opened
+    monkeypatch.setattr(type(replay.executor), "block", None)  # computing would fail
+    got = replay.run(
+        [
+            Patch("resid_pre", [0], layers=1, value=Donor([0])),
+            Patch("z", [16], layers=2, value=Donor([16])),
+        ]
+    )
+    np.testing.assert_allclose(got[0]["logits"], logits(oracle, 0, []), **CLOSE)
+    np.testing.assert_allclose(got[1]["logits"], logits(oracle, 3, []), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("over", "site"),
+    [
+        (("layer", "token"), "resid_pre"),
+        (("layer", "token"), "resid_post"),
+        (("layer", "head"), "z"),
+        (("layer", "head"), "v"),
+        (("layer",), "mlp_out"),
+        (("layer", "token", "head"), "q"),
+    ],
+)
+def test_a_sweep_is_a_pass_for_each_cell(opened, over, site):
+    _, replay, oracle = opened
+    table = replay.sweep(site, clean=0, corrupted=2, over=over, metric=logit_diff(4, 9))
+    for row in table.to_pylist():
+        tokens = [row["token"]] if "token" in over else list(range(5))
+        heads = [row["head"]] if "head" in over else None
+        donor = stored(oracle, site, row["layer"], 0)[tokens]
+        donor = donor if heads is None else donor[:, heads]
+        want = logits(oracle, 2, [at(row["layer"], tokens, site, heads=heads, shift=donor)])[-1]
+        np.testing.assert_allclose(row["logit_diff"], want[4] - want[9], rtol=1e-4, atol=5e-5)
+    clean, corrupted = logits(oracle, 0, [])[-1], logits(oracle, 2, [])[-1]
+    assert row["logit_diff_clean"] == pytest.approx(clean[4] - clean[9], abs=5e-5)
+    assert row["logit_diff_corrupted"] == pytest.approx(corrupted[4] - corrupted[9], abs=5e-5)
+
+
+def test_many_pairs_are_as_one_by_one(opened):
+    _, replay, _ = opened
+    settings = {"over": ("layer", "head"), "metric": logit_diff(4, 9)}
+    both = replay.sweep("z", clean=[0, 1], corrupted=[2, 0], **settings)
+    one = replay.sweep("z", clean=0, corrupted=2, **settings)
+    two = replay.sweep("z", clean=1, corrupted=0, **settings)
+    whole = np.concatenate([one["logit_diff"].to_numpy(), two["logit_diff"].to_numpy()])
+    np.testing.assert_allclose(both["logit_diff"].to_numpy(), whole, rtol=1e-4, atol=1e-5)
+    assert both["clean"].to_pylist() == one["clean"].to_pylist() + two["clean"].to_pylist()
+
+
+def test_a_small_budget_changes_nothing(opened):
+    store, replay, _ = opened
+    settings = {"clean": 0, "corrupted": 2, "metric": logit_diff(4, 9)}
+    want = replay.sweep("resid_pre", **settings)["logit_diff"].to_numpy()
+    small = Replay(store, replay.executor, memory_bytes=6 * replay._row_bytes)
+    got = small.sweep("resid_pre", **settings)
+    np.testing.assert_allclose(got["logit_diff"].to_numpy(), want, rtol=1e-4, atol=1e-5)
+    tiny = Replay(store, replay.executor, memory_bytes=4 * replay._row_bytes)
+    with pytest.raises(ArgumentError, match="too little for one replay of 5 tokens"):
+        tiny.sweep("resid_pre", **settings)
+
+
+def test_metrics(opened):
+    _, replay, oracle = opened
+    x = logits(oracle, 2, [at(1, [0, 1, 2, 3, 4], "mlp_out")])[-1].astype(np.float64)
+    clean = logits(oracle, 2, [])[-1].astype(np.float64)
+    p, q = (np.exp(v) / np.exp(v).sum() for v in (x, clean))
+    wanted = {
+        log_prob(3): np.log(p[3]),
+        prob(3): p[3],
+        kl(): (q * np.log(q / p)).sum(),
+        rank(3): (x > x[3]).sum(),
+        accuracy(int(x[[3, 5, 7]].argmax()) * 2 + 3, [3, 5, 7]): 1.0,
+        expression(pc.field("logit_3") - pc.field("clean_3"), [3], "moved"): x[3] - clean[3],
+    }
+    patch = Patch("mlp_out", range(10, 15), layers=1)
+    (stream,) = replay.streams([replay._run(patch, [replay._wanted("logits")], [-1])])
+    for metric, want in wanted.items():
+        base = replay.logits(replay.final(np.array([14])), metric)
+        got = metric.of(replay.logits(stream, metric), base)
+        np.testing.assert_allclose(got, [want], rtol=1e-3, atol=1e-4, err_msg=metric.name)
+
+
+def test_it_says_what_it_would_compute(opened):
+    _, replay, _ = opened
+    text = replay.explain([Patch("resid_pre", [3], layers=2, value=Donor([8]))])
+    assert "layer   0:        0 rows" in text
+    assert "layer   2:        1 rows" in text
+    assert "1 replays of 5 tokens" in text
+
+
+def test_refusals(opened, tmp_path):
+    store, replay, _ = opened
+    refused = [
+        (Patch("zz", [0]), SiteError, "no site called"),
+        (Patch("logits", [0]), SiteError, "cannot be patched"),
+        (Patch("z", [99]), SelectionError, "row 99 is not in"),
+        (Patch("z", [0, 6]), SelectionError, "several examples"),
+        (Patch("z", [0, 0]), SelectionError, "row 0 twice"),
+        (Patch("z", []), SelectionError, "no rows"),
+        (Patch("z", [0], layers=7), SiteError, "layer 7"),
+        (Patch("z", [0], heads=[9]), SiteError, "head 9"),
+        (Patch("mlp_out", [0], heads=[0]), SiteError, "has no heads"),
+        (Patch("z", [0], value=np.zeros(3)), ArgumentError, "the numbers for z are"),
+        (Patch("z", [0, 1], value=Donor([1, 2, 3])), ArgumentError, "a donor of 3 rows"),
+        (Patch("resid_pre", [0], value=ProjectOut([1.0])), ArgumentError, "directions"),
+        (Patch("z", [0], value=RotateKeys(1)), SiteError, "(?i)rotate"),
+        (Patch("resid_mid", [0], value=Donor([1])), None, ""),
+    ]
+    for patch, error, text in refused:
+        if error is None:
+            replay.run([patch])
+            continue
+        with pytest.raises(error, match=text):
+            replay.run([patch])
+    with pytest.raises(ArgumentError, match="equally long"):
+        replay.sweep("z", clean=0, corrupted=3, metric=logit_diff(1, 2))
+    with pytest.raises(ModelError, match="no model folder"):
+        residuum.replay(store, tmp_path / "nowhere")
+    tiny_models.save("phi", tmp_path / "phi", torch.float32)
+    with pytest.raises(ModelError, match="are not those of the model"):
+        residuum.replay(store, tmp_path / "phi")
