@@ -53,11 +53,13 @@ class Captured:
         """What is stored of one example, `[token, ...]`."""
         return self.stored[site, layer][example]
 
-    def cached(self, site: Site, layer: int, rows: np.ndarray) -> np.ndarray:
+    def read(self, site: Site, layer: int, rows: np.ndarray) -> np.ndarray:
         """What is stored, by row."""
-        keyed = site in (Site.PATTERN, Site.ATTN_SCORES)
-        assert not keyed
         return np.concatenate(self.stored[site, layer])[rows]
+
+    def has(self, site: Site, layer: int) -> bool:
+        """Whether it is stored; z only of some layers, so that both ways are tried."""
+        return site is not Site.Z or layer in (1, 2)
 
     def with_edits(
         self, example: int, edits: list[Edit], reads: list[tuple[Site, int]]

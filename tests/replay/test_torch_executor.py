@@ -92,7 +92,7 @@ def check(
             )
         )
     executor = TorchExecutor(captured.of, captured.weights, dtype=torch.float64)
-    found = executor.run(plan(made, captured.of), captured.cached)
+    found = executor.run(plan(made, captured.of), captured)
     for number, (example, edits, reads) in enumerate(runs):
         want = captured.with_edits(example, edits, reads)
         for read in reads:

@@ -214,7 +214,7 @@ class Replay:
         """What each run's reads give, `[token, ...]` by site and layer."""
         found: list[dict[tuple[Site, int], NDArray[Any]]] = [{} for _ in runs]
         for numbers, one in self._batches(runs):
-            values = self.executor.run(one, self._cached)
+            values = self.executor.run(one, self.source)
             for place, number in enumerate(numbers):
                 for read in runs[number].reads:
                     at = (read.site, read.layer)
@@ -260,9 +260,6 @@ class Replay:
         of = self.of
         heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
         return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp)
-
-    def _cached(self, site: Site, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return self.source.read(site, layer, rows)
 
     def _answer(
         self,

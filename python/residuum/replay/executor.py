@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -14,8 +14,17 @@ if TYPE_CHECKING:
     from residuum.replay.plan import Plan
     from residuum.sites import Site
 
-Cached: TypeAlias = "Callable[[Site, int, NDArray[np.int64]], NDArray[Any]]"
-"""Takes a site, a layer and rows of the store; gives what is stored there, `[row, ...]`."""
+
+class Cached(Protocol):
+    """What the store holds."""
+
+    def read(self, site: Site, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of a site at a layer, `[row, ...]`."""
+        ...
+
+    def has(self, site: Site, layer: int) -> bool:
+        """Whether `read` would find it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

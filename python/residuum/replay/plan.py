@@ -5,6 +5,7 @@ A *run* is one example with its edits. For each layer there are three masks `[ru
     dirty   what enters the block is not what the store holds
     keys    its keys and values are computed; those of other tokens come from the cached stream
     queries its way through the block is computed
+    mixed   of these, what attention gives is not what the store holds
 
     edits --forward--> dirty, touched        reads --backward--> queries, keys
 """
@@ -58,7 +59,7 @@ class Plan:
     """The masks of a batch of runs, by layer; see the module's text.
 
     Attributes:
-        dirty, keys, queries: bool `[run, token]` for each layer.
+        dirty, keys, queries, mixed: bool `[run, token]` for each layer.
         edits: by layer and site, (number of the run, edit).
         changed: bool `[run, token]` for each read site and layer: what a read finds computed;
             elsewhere it is what the store holds.
@@ -69,6 +70,7 @@ class Plan:
     dirty: list[Mask]
     keys: list[Mask]
     queries: list[Mask]
+    mixed: list[Mask]
     edits: dict[tuple[int, Site], list[tuple[int, Edit]]]
     changed: dict[tuple[int, Site], Mask]
 
@@ -83,7 +85,8 @@ def plan(runs: Sequence[Run], of: Architecture) -> Plan:
     forward = _Forward(runs, n_token, edits, of)
     touched = [forward.layer(layer) for layer in range(of.n_layer)]
     queries, keys = _backward(runs, of, forward, touched)
-    return Plan(runs, n_token, forward.dirty, keys, queries, edits, forward.changed)
+    mixed = [mask & of_layer for mask, of_layer in zip(forward.mixed, queries, strict=True)]
+    return Plan(runs, n_token, forward.dirty, keys, queries, mixed, edits, forward.changed)
 
 
 class _Forward:
@@ -102,6 +105,7 @@ class _Forward:
         self.own = np.arange(n_token) < np.array([run.n_token for run in runs])[:, None]
         self.dirty: list[Mask] = []
         self.keys: list[Mask] = []
+        self.mixed: list[Mask] = []
         self.changed: dict[tuple[int, Site], Mask] = {}
         self._leaving = np.zeros(self.shape, bool)
 
@@ -112,7 +116,8 @@ class _Forward:
         q, k, v = (self.after(layer, site, dirty) for site in (Site.Q, Site.K, Site.V))
         self.keys.append(k | v)
         pattern = self.after(layer, Site.PATTERN, q | self.seen(k))
-        z = self.after(layer, Site.Z, pattern | self.seen(v))
+        self.mixed.append(pattern | self.seen(v))
+        z = self.after(layer, Site.Z, self.mixed[-1])
         attn = self.after(layer, Site.ATTN_OUT, z)
         mid = self.after(layer, Site.RESID_MID, dirty | attn)
         mlp = self.after(layer, Site.MLP_OUT, dirty if self.of.parallel else mid)

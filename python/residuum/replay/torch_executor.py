@@ -117,6 +117,10 @@ class _Layer:
         self.run_of, self.token_of = np.nonzero(queries | keys)
         self.is_query = queries[self.run_of, self.token_of]
         self.is_key = keys[self.run_of, self.token_of]
+        # Where z is stored, it is computed only for those whose attention can have changed.
+        stored = course.cached.has(Site.Z, layer)
+        mixed = self.plan.mixed[layer] if stored else queries
+        self.is_mixed = mixed[self.run_of, self.token_of]
         # How far into its example each is looked at.
         both = queries | keys
         reach = np.where(both.any(1), both.shape[1] - both[:, ::-1].argmax(1), 0)
@@ -130,12 +134,27 @@ class _Layer:
         stream = self.cached_stream()
         x = self.entering(stream)
         h = x if self.of.post_norm else self.block.norms[0](x)
-        keys, cached = self.keys(h, stream)
         queries = self.course.index(np.flatnonzero(self.is_query))
-        q = self.block.q(h[queries]).unflatten(1, (self.of.n_head, self.of.d_head))
-        q = rotated(self.edited(Site.Q, q), self.tokens(self.is_query), self.of.rotary)
-        z = self.edited(Site.Z, self.attention(q, keys, cached))
+        z = self.edited(Site.Z, self.z(h, stream))
         self.leave(x[queries], h[queries], self.block.out(z.flatten(1)))
+
+    def z(self, h: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+        """What attention gives the queries: computed where it can have changed, else as stored."""
+        by_head = (self.of.n_head, self.of.d_head)
+        if self.is_mixed.any() or self.is_key.any():
+            own, cached = self.keys(h, stream)
+            mixed = self.course.index(np.flatnonzero(self.is_mixed))
+            q = self.edited(Site.Q, self.block.q(h[mixed]).unflatten(1, by_head), self.is_mixed)
+            q = rotated(q, self.tokens(self.is_mixed), self.of.rotary)
+            computed = self.attention(q, own, cached)
+            if (self.is_mixed == self.is_query).all():
+                return computed
+        run, token = self.rows(self.is_query)
+        first = self.course.example_row[self.course.example[run]]
+        z = self.course.to_device(self.course.cached.read(Site.Z, self.layer, first + token))
+        if self.is_mixed.any():
+            z[self.course.index(np.flatnonzero(self.is_mixed[self.is_query]))] = computed
+        return z
 
     def leave(self, x: torch.Tensor, h: torch.Tensor, attn: torch.Tensor) -> None:
         """From what attention gives to the stream that leaves: `[row, d_model]` of the queries."""
@@ -177,7 +196,7 @@ class _Layer:
         """What enters the block by the store: the examples' tokens one after another."""
         first = self.course.example_row
         spans = [np.arange(n) + row for row, n in zip(first, self.length, strict=True)]
-        rows = self.course.cached(Site.RESID_PRE, self.layer, np.concatenate(spans))
+        rows = self.course.cached.read(Site.RESID_PRE, self.layer, np.concatenate(spans))
         return self.course.to_device(rows)
 
     def entering(self, stream: torch.Tensor) -> torch.Tensor:
@@ -213,14 +232,14 @@ class _Layer:
         return self.course.index(turns)
 
     def attention(self, q: torch.Tensor, own: Keys, cached: Keys) -> torch.Tensor:
-        """Z of the queries, example by example."""
+        """The z of the rows whose attention is computed, example by example."""
         look = Look(
             self.of.scaling[self.layer],
             self.of.softcap,
             self.of.window[self.layer],
             self.of.causal,
         )
-        query_run, query_token = self.rows(self.is_query)
+        query_run, query_token = self.rows(self.is_mixed)
         out = torch.empty_like(q)
         for example, (start, end) in enumerate(zip(self.start, self.start[1:], strict=False)):
             runs = np.flatnonzero(self.course.example == example)
@@ -252,7 +271,7 @@ class _Layer:
         self, at: NDArray[np.int64]
     ) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """How the pattern of the queries `at` is changed; None if it is not."""
-        edits = self.edits(Site.PATTERN, self.is_query)
+        edits = self.edits(Site.PATTERN, self.is_mixed)
         if not edits:
             return None
 

@@ -26,7 +26,8 @@ pub(crate) fn unembedding_shape(store: &Store) -> Result<(usize, usize)> {
 /// Refuses models whose blocks norm what heads give, because their heads do not sum to the stream.
 pub(crate) fn check_heads_add_up(store: &Store) -> Result<()> {
     let settings = store.attributes().pointer("/model/readout");
-    let norms = |what| settings.and_then(|all| all.get(what)).and_then(Value::as_bool) == Some(true);
+    let norms =
+        |what| settings.and_then(|all| all.get(what)).and_then(Value::as_bool) == Some(true);
     let what = match (norms("post_norm"), norms("branch_norm")) {
         (true, _) => "their output (post-norm)",
         (_, true) => "what their heads give",
