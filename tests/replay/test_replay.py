@@ -106,6 +106,18 @@ def test_kinds_are_what_they_say(opened, case):
     np.testing.assert_allclose(got, want, **CLOSE)
 
 
+def test_heads_and_layers_come_in_any_order(opened):
+    _, replay, oracle = opened
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((2, 2, 2, replay.of.d_head)).astype(np.float32)
+    patch = Patch("z", rows=[3, 1], layers=np.array([2, 0]), heads=[4, 1], value=values)
+    edits = [
+        at(layer, [1, 3], heads=[1, 4], shift=values[::-1, place, ::-1])
+        for place, layer in ((1, 0), (0, 2))
+    ]
+    np.testing.assert_allclose(replay.run([patch])[0]["logits"], logits(oracle, 0, edits), **CLOSE)
+
+
 def test_directions_are_taken_out(opened):
     _, replay, oracle = opened
     d = replay.of.d_model
@@ -263,7 +275,9 @@ def test_refusals(opened, tmp_path):
         (Patch("z", []), SelectionError, "no rows"),
         (Patch("z", [0], layers=7), SiteError, "layer 7"),
         (Patch("z", [0], heads=[9]), SiteError, "head 9"),
+        (Patch("z", [0], heads=[1, 1]), SelectionError, "twice"),
         (Patch("mlp_out", [0], heads=[0]), SiteError, "has no heads"),
+        (Patch("pattern", [0], value=np.ones(5)), ArgumentError, "behind its query"),
         (Patch("z", [0], value=np.zeros(3)), ArgumentError, "the numbers for z are"),
         (Patch("z", [0, 1], value=Donor([1, 2, 3])), ArgumentError, "a donor of 3 rows"),
         (Patch("resid_pre", [0], value=ProjectOut([1.0])), ArgumentError, "directions"),
@@ -276,6 +290,10 @@ def test_refusals(opened, tmp_path):
             continue
         with pytest.raises(error, match=text):
             replay.run([patch])
+    with pytest.raises(SelectionError, match="token 5 is not in the example, which has 5"):
+        replay.run([Patch("z", [0])], tokens=[5])
+    with pytest.raises(SelectionError, match="token -6 is not in"):
+        replay.sweep("z", clean=0, corrupted=2, metric=logit_diff(1, 2), at=-6)
     with pytest.raises(ArgumentError, match="equally long"):
         replay.sweep("z", clean=0, corrupted=3, metric=logit_diff(1, 2))
     with pytest.raises(ModelError, match="no model folder"):

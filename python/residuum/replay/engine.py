@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from residuum.replay.edit import ORDER, Edit
 from residuum.replay.patch import Patch
 from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout
-from residuum.replay.resolve import Example, Resolver
+from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
 from residuum.sites import Site
 
@@ -64,7 +65,7 @@ class Replay:
         Args:
             patches: patches, each of one example.
             read: "logits", or `(site, layer)` with a site that can be patched.
-            tokens: positions that are read, -1 being the last; all by default.
+            tokens: positions that are read, -1 being the last, in ascending order; all by default.
 
         Returns:
             for each element, by read, `[token, ...]`.
@@ -185,9 +186,7 @@ class Replay:
             message = f"patches that are made at once are of one example, not of {len(examples)}"
             raise ArgumentError(message)
         (example,) = examples
-        at = np.arange(example.n_token)
-        if tokens is not None:
-            at = np.unique(at[np.asarray(tokens)])
+        at = positions(tokens, example.n_token)
         reads = [Read(one.site, one.layer, at) for one in wanted]
         return Run(example.first_row, example.n_token, self._without_effect(example, edits), reads)
 
@@ -272,9 +271,7 @@ class Replay:
             out[asked] = self.readout.logits(found) if one.logits else found
         return out
 
-    @property
+    @cached_property
     def readout(self) -> Readout:
         """The final norm and unembedding."""
-        if not hasattr(self, "_readout"):
-            self._readout = Readout(self.store)
-        return self._readout
+        return Readout(self.store)

@@ -43,6 +43,22 @@ class Example:
     n_token: int
 
 
+def positions(tokens: ArrayLike | None, n_token: int) -> NDArray[np.int64]:
+    """Positions in an example, ascending, each once; negative ones count from its end.
+
+    Raises:
+        SelectionError: one that the example does not have.
+    """
+    if tokens is None:
+        return np.arange(n_token)
+    asked = np.atleast_1d(np.asarray(tokens, np.int64))
+    outside = asked[(asked < -n_token) | (asked >= n_token)]
+    if len(outside):
+        message = f"token {outside[0]} is not in the example, which has {n_token}"
+        raise SelectionError(message)
+    return np.unique(asked % n_token)
+
+
 class Resolver:
     """Looks up what the patches of one store mean."""
 
@@ -111,8 +127,8 @@ class Resolver:
             message = f"a patch names row {rows[order][1:][np.diff(rows[order]) == 0][0]} twice"
             raise SelectionError(message)
         example = self.example(rows)
-        layers, one_layer = self.layers(patch.layers), np.ndim(patch.layers or 0) == 0
-        one_layer = one_layer and patch.layers is not None
+        layers = self.layers(patch.layers)
+        one_layer = patch.layers is not None and np.ndim(patch.layers) == 0
         heads = self._heads(site, patch)
         value = patch.value if isinstance(patch.value, _KINDS) else Set(patch.value)
         made = _Made(self, site, rows, order, heads, one_layer=one_layer)
@@ -178,7 +194,10 @@ class Resolver:
         if n_head is None:
             message = f"{site} has no heads, but the patch names {patch.heads}"
             raise SiteError(message)
-        heads = np.unique(np.atleast_1d(np.asarray(patch.heads, np.int64)))
+        heads = np.atleast_1d(np.asarray(patch.heads, np.int64))
+        if len(np.unique(heads)) != len(heads):
+            message = f"a patch names one of the heads {heads.tolist()} twice"
+            raise SelectionError(message)
         wrong = heads[(heads < 0) | (heads >= n_head)]
         if len(wrong):
             message = f"head {wrong[0]} is not at {site}: it has {n_head}, from 0"
@@ -262,7 +281,17 @@ class _Made:
                 f"{list(shape)}"
             )
             raise ArgumentError(message) from error
+        if self.site is Site.PATTERN and self.resolver.of.causal:
+            self.refuse_later_keys(whole)
         return whole[self.order]
+
+    def refuse_later_keys(self, pattern: Floats) -> None:
+        """Refuse attention `[row, head, key]` of a causal model to what comes later."""
+        query = self.rows - self.resolver.example(self.rows).first_row
+        later = np.arange(pattern.shape[-1]) > query[:, None, None]
+        if (np.where(later, pattern, 0) != 0).any():
+            message = "the pattern looks at keys behind its query, which this model's cannot"
+            raise ArgumentError(message)
 
     def shape(self) -> tuple[int, ...]:
         """Of the rows at one layer."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from residuum.errors import ArgumentError
 from residuum.replay.edit import Edit
 from residuum.replay.plan import Read, Run
+from residuum.replay.resolve import positions
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def sweep(
     found, all_runs = [], []
     for pair in pairs(replay, clean, corrupted):
         n_token = pair.target.n_token
-        mine = np.arange(n_token) if tokens is None else np.unique(np.arange(n_token)[list(tokens)])
-        last = np.array([range(n_token)[at]])
+        mine, last = positions(tokens, n_token), positions(at, n_token)
         one = cells(replay, pair, where, over, chosen, mine, last)
         found.append((pair, one, last))
         all_runs += one.runs
