@@ -115,7 +115,7 @@ def _gemma2() -> tf.Gemma2Config:
     )
 
 
-def _opt(**more: Any) -> tf.OPTConfig:
+def _opt() -> tf.OPTConfig:
     return tf.OPTConfig(
         vocab_size=N_VOCAB,
         hidden_size=35,
@@ -125,7 +125,6 @@ def _opt(**more: Any) -> tf.OPTConfig:
         ffn_dim=44,
         max_position_embeddings=16,
         **COMMON,
-        **more,
     )
 
 

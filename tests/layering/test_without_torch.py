@@ -31,7 +31,7 @@ except ImportError as error:
 try:
     residuum.replay(store)
 except ImportError as error:
-    refusal += " " + str(error)
+    no_replay = str(error)
 print(json.dumps({
     "shape": list(store["z"].read(layers=1).shape),
     "lengths": store.sql(
@@ -40,6 +40,7 @@ print(json.dumps({
     "lens": store.sql("SELECT count(*) FROM logit_lens(k := 1)").fetchall()[0][0],
     "loaded": sorted({"torch", "transformers"} & set(sys.modules)),
     "refusal": refusal,
+    "no_replay": no_replay,
 }))
 """
 
@@ -91,6 +92,7 @@ def test_python_reads_and_queries(bare: Path, run: Path) -> None:
     assert answers["lens"] == 3 * store.n_row
     assert answers["loaded"] == []
     assert "residuum[capture]" in answers["refusal"]
+    assert "replay computes with torch" in answers["no_replay"]
     assert not run.with_name("run.residuum.new").exists()
 
 

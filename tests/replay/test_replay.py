@@ -227,10 +227,10 @@ def test_a_small_budget_changes_nothing(opened):
     store, replay, _ = opened
     settings = {"clean": 0, "corrupted": 2, "metric": logit_diff(4, 9)}
     want = replay.sweep("resid_pre", **settings)["logit_diff"].to_numpy()
-    small = Replay(store, replay.executor, memory_bytes=6 * replay._row_bytes)
+    small = Replay(store, replay.executor, memory_bytes=6 * replay.row_bytes(5))
     got = small.sweep("resid_pre", **settings)
     np.testing.assert_allclose(got["logit_diff"].to_numpy(), want, rtol=1e-4, atol=1e-5)
-    tiny = Replay(store, replay.executor, memory_bytes=4 * replay._row_bytes)
+    tiny = Replay(store, replay.executor, memory_bytes=4 * replay.row_bytes(5))
     with pytest.raises(ArgumentError, match="too little for one replay of 5 tokens"):
         tiny.sweep("resid_pre", **settings)
 
@@ -254,6 +254,55 @@ def test_metrics(opened):
         base = replay.logits(replay.final(np.array([14])), metric)
         got = metric.of(replay.logits(stream, metric), base)
         np.testing.assert_allclose(got, [want], rtol=1e-3, atol=1e-4, err_msg=metric.name)
+
+
+def test_patterns_of_other_rows(tmp_path):
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    sites = ["resid_pre", "resid_final", "pattern"]
+    store = residuum.capture(tmp_path / "model", TEXTS, tmp_path / "run", sites=sites, device="cpu")
+    replay = residuum.replay(store)
+    ids = [[int(word[1:]) for word in text.split()] for text in TEXTS]
+    oracle = Captured("gpt2", torch.float32, ids)
+    (got,) = replay.run([Patch("pattern", [12, 14], layers=1, heads=[3], value=Donor([2, 4]))])
+    donor = stored(oracle, "pattern", 1, 0)[[2, 4]][:, [3]]
+    want = logits(oracle, 2, [at(1, [2, 4], "pattern", heads=[3], shift=donor)])
+    np.testing.assert_allclose(got["logits"], want, **CLOSE)
+    # From a shorter example, whose keys end sooner.
+    (got,) = replay.run([Patch("pattern", [1], layers=0, value=Donor([16]))])
+    donor = np.pad(stored(oracle, "pattern", 0, 3)[[1]], ((0, 0), (0, 0), (0, 3)))
+    want = logits(oracle, 0, [at(0, [1], "pattern", shift=donor)])
+    np.testing.assert_allclose(got["logits"], want, **CLOSE)
+    with pytest.raises(ArgumentError, match="behind its query, or behind the example"):
+        replay.run([Patch("pattern", [2], layers=1, value=Donor([4]))])
+
+
+def test_examples_that_are_not_stored_whole_are_refused(tmp_path):
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    store = residuum.capture(
+        tmp_path / "model",
+        TEXTS,
+        tmp_path / "run",
+        sites=["resid_pre", "resid_final"],
+        positions="last",
+        device="cpu",
+    )
+    with pytest.raises(SelectionError, match="holds 1 of the 5 tokens of example 0"):
+        residuum.replay(store).run([Patch("resid_pre", [0])])
+
+
+def test_repeated_inputs_have_the_same_rows(tmp_path):
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[3]]
+    store = residuum.capture(
+        tmp_path / "model",
+        texts,
+        tmp_path / "run",
+        sites=["resid_pre", "resid_final"],
+        device="cpu",
+    )
+    resolver = residuum.replay(store).resolver
+    assert resolver.example_of(2) == resolver.example_of(0)
+    assert resolver.example(np.array([11])) == resolver.example_of(3)
 
 
 def test_it_says_what_it_would_compute(opened):
@@ -294,6 +343,14 @@ def test_refusals(opened, tmp_path):
         replay.run([Patch("z", [0])], tokens=[5])
     with pytest.raises(SelectionError, match="token -6 is not in"):
         replay.sweep("z", clean=0, corrupted=2, metric=logit_diff(1, 2), at=-6)
+    for asked, error, text in (
+        (("resid_mid", 3), SiteError, "layer 3"),
+        (("pattern", 0), ArgumentError, "read z"),
+        (("nothing", 0), SiteError, "no site called"),
+        ("z", ArgumentError, "a site and a layer"),
+    ):
+        with pytest.raises(error, match=text):
+            replay.run([Patch("z", [0])], read=[asked])
     with pytest.raises(ArgumentError, match="equally long"):
         replay.sweep("z", clean=0, corrupted=3, metric=logit_diff(1, 2))
     with pytest.raises(ModelError, match="no model folder"):

@@ -11,12 +11,12 @@ import numpy as np
 from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.cost import full_flops, plan_flops
-from residuum.replay.edit import ORDER, Edit
 from residuum.replay.patch import Patch
 from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout
 from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
+from residuum.replay.sweep import sweep
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from residuum.replay.executor import Executor
+    from residuum.replay.edit import Edit
+    from residuum.replay.executor import Executor, Found
     from residuum.replay.metrics import Metric
     from residuum.store import Store
 
@@ -108,8 +109,6 @@ class Replay:
             a row for each pair and patch: clean, corrupted, layer, token, head, the metric under
             its name, and what it is for the unpatched examples.
         """
-        from residuum.replay.sweep import sweep
-
         return sweep(self, site, clean, corrupted, over, metric, layers, tokens, at)
 
     def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
@@ -163,11 +162,11 @@ class Replay:
         if isinstance(asked, str) or len(asked) != 2:
             message = f'{asked!r} cannot be read: say "logits", or a site and a layer'
             raise ArgumentError(message)
-        site = Site.parse(asked[0])
-        if site not in ORDER or site is Site.PATTERN or not 0 <= asked[1] < self.of.n_layer:
-            message = f"{asked!r} cannot be read: the sites are {', '.join(ORDER)}"
+        site = self.resolver.site(asked[0])
+        if site is Site.PATTERN:
+            message = "a replayed pattern cannot be read: read z, or q and k"
             raise ArgumentError(message)
-        return _Wanted(site, int(asked[1]), logits=False)
+        return _Wanted(site, int(self.resolver.layers(asked[1])[0]), logits=False)
 
     def _run(
         self,
@@ -217,30 +216,31 @@ class Replay:
             for place, number in enumerate(numbers):
                 for read in runs[number].reads:
                     at = (read.site, read.layer)
-                    rows = read.tokens + runs[number].first_row
-                    changed = values.get(at)
-                    mine = None if changed is None else np.flatnonzero(changed.run == place)
-                    if changed is not None and mine is not None and len(mine) == len(rows):
-                        found[number][at] = changed.values[mine]
-                        continue
-                    out = self.source.read(read.site, read.layer, rows)
-                    if changed is not None and mine is not None and len(mine):
-                        out = out.astype(np.result_type(out, changed.values), copy=False)
-                        out[np.searchsorted(read.tokens, changed.token[mine])] = changed.values[
-                            mine
-                        ]
-                    found[number][at] = out
+                    found[number][at] = self._read(runs[number], read, values.get(at), place)
         return found
+
+    def _read(self, run: Run, read: Read, changed: Found | None, place: int) -> NDArray[Any]:
+        """What was computed for the `place`-th run of a batch, the rest as it is stored."""
+        begin, end = (0, 0) if changed is None else np.searchsorted(changed.run, [place, place + 1])
+        if changed is not None and end - begin == len(read.tokens):
+            return changed.values[begin:end]
+        out = self.source.read(read.site, read.layer, read.tokens + run.first_row)
+        if changed is None:
+            return out
+        out = out.astype(np.result_type(out, changed.values), copy=False)
+        out[np.searchsorted(read.tokens, changed.token[begin:end])] = changed.values[begin:end]
+        return out
 
     def _batches(self, runs: Sequence[Run]) -> Iterator[tuple[list[int], Plan]]:
         """Runs that fit into the budget together, of neighbouring examples."""
         order = sorted(range(len(runs)), key=lambda number: runs[number].first_row)
-        most = self.memory_bytes // self._row_bytes
         longest = max((run.n_token for run in runs), default=0)
+        row_bytes = self.row_bytes(longest)
+        most = self.memory_bytes // row_bytes
         if longest > most:
             message = (
                 f"a memory budget of {self.memory_bytes:,} bytes is too little for one replay of "
-                f"{longest} tokens, which takes about {longest * self._row_bytes:,}"
+                f"{longest} tokens, which takes about {longest * row_bytes:,}"
             )
             raise ArgumentError(message)
         begin = 0
@@ -253,12 +253,11 @@ class Replay:
             yield numbers, plan([runs[number] for number in numbers], self.of)
             begin = end
 
-    @property
-    def _row_bytes(self) -> int:
-        """What a row takes on its way through a block, about: streams, heads and MLP."""
+    def row_bytes(self, n_token: int) -> int:
+        """What a row takes on its way through a block, about: streams, heads, MLP and scores."""
         of = self.of
         heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
-        return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp)
+        return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp + 4 * of.n_head * n_token)
 
     def _answer(
         self,

@@ -1,6 +1,6 @@
 """Which rows a batch of replays has to compute: what an edit can change, and what is asked for.
 
-A *run* is one example with its edits. For each layer there are three masks `[run, token]`:
+A *run* is one example with its edits. For each layer there are four masks `[run, token]`:
 
     dirty   what enters the block is not what the store holds
     keys    its keys and values are computed; those of other tokens come from the cached stream

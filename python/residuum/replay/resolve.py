@@ -66,10 +66,16 @@ class Resolver:
         """Read where the examples are."""
         self.source = source
         self.of: Architecture = source.of
-        table = source.store.examples.to_table(columns=["first_row", "n_token"])
-        self._firsts = table["first_row"].to_numpy()
-        first, index = np.unique(self._firsts, return_index=True)
-        self._first, self._n_token = first, table["n_token"].to_numpy()[index]
+        table = source.store.examples.to_table(columns=["first_row", "n_token", "n_row"])
+        # Where nothing of an example is stored it has no first row; row 0 stands for it.
+        firsts, self._n_token, self._n_row = (
+            table[name].fill_null(0).to_numpy() for name in ("first_row", "n_token", "n_row")
+        )
+        stored = np.flatnonzero(self._n_row)
+        # Repeated inputs have the same rows.
+        self._first, index = np.unique(firsts[stored], return_index=True)
+        self._number = stored[index]
+        self._firsts = firsts
 
     def example(self, rows: NDArray[np.int64]) -> Example:
         """The example that holds all of these rows.
@@ -95,14 +101,13 @@ class Resolver:
                 f"{self.source.store.path}: give each example a patch of its own"
             )
             raise SelectionError(message)
-        found = int(number[0])
-        return Example(int(self._first[found]), int(self._n_token[found]))
+        return self.example_of(int(self._number[number[0]]))
 
     def example_of(self, number: int) -> Example:
         """Where the rows of an example of the store are.
 
         Raises:
-            SelectionError: there is none of that number.
+            SelectionError: there is none of that number, or not all of its tokens are stored.
         """
         if not 0 <= number < len(self._firsts):
             message = (
@@ -110,7 +115,15 @@ class Resolver:
                 "from 0"
             )
             raise SelectionError(message)
-        return self.example(self._firsts[number : number + 1])
+        n_token, n_row = int(self._n_token[number]), int(self._n_row[number])
+        if n_row != n_token:
+            message = (
+                f"{self.source.store.path} holds {n_row} of the {n_token} tokens of example "
+                f"{number}, and a replay needs what entered the blocks at all of them: capture "
+                "with positions='all'"
+            )
+            raise SelectionError(message)
+        return Example(int(self._firsts[number]), n_token)
 
     def edits(self, patch: Patch) -> tuple[Example, list[Edit]]:
         """The edits of a patch, one for each layer.
@@ -238,7 +251,7 @@ class _Made:
         if isinstance(value, Scale):
             return {"scale": float(value.factor)}
         if isinstance(value, Freeze):
-            return {"shift": self.stored(layer, self.rows), "cached": True}
+            return {"shift": self.fitted(self.stored(layer, self.rows)), "cached": True}
         if isinstance(value, ProjectOut):
             return {"scale": 1.0, "off": self.basis(value.directions)}
         if isinstance(value, RotateKeys):
@@ -256,11 +269,11 @@ class _Made:
         if isinstance(value, Set):
             return self.given(value.values, place)
         if isinstance(value, Donor):
-            return self.donated(value, layer)
+            return self.fitted(self.donated(value, layer))
         if isinstance(value, Mean):
-            return self.mean(value, layer)
+            return self.fitted(self.mean(value, layer))
         assert isinstance(value, Resample)
-        return self.stored(layer, self.drawn(value))
+        return self.fitted(self.stored(layer, self.drawn(value)))
 
     def stored(self, layer: int, rows: NDArray[np.int64]) -> Floats:
         """What the store holds for rows, given in the patch's order."""
@@ -281,17 +294,30 @@ class _Made:
                 f"{list(shape)}"
             )
             raise ArgumentError(message) from error
-        if self.site is Site.PATTERN and self.resolver.of.causal:
-            self.refuse_later_keys(whole)
-        return whole[self.order]
+        return self.fitted(whole[self.order])
 
-    def refuse_later_keys(self, pattern: Floats) -> None:
-        """Refuse attention `[row, head, key]` of a causal model to what comes later."""
-        query = self.rows - self.resolver.example(self.rows).first_row
-        later = np.arange(pattern.shape[-1]) > query[:, None, None]
-        if (np.where(later, pattern, 0) != 0).any():
-            message = "the pattern looks at keys behind its query, which this model's cannot"
+    def fitted(self, values: Floats) -> Floats:
+        """A pattern's keys as long as the example, `[row, head, key]`; other sites as they are.
+
+        Raises:
+            ArgumentError: it looks at keys that the query does not see.
+        """
+        if self.site is not Site.PATTERN:
+            return values
+        example = self.resolver.example(self.rows)
+        last = self.rows[self.order] - example.first_row
+        if not self.resolver.of.causal:
+            last = np.full_like(last, example.n_token - 1)
+        unseen = np.arange(values.shape[-1]) > last[:, None, None]
+        if (np.where(unseen, values, 0) != 0).any():
+            message = (
+                "the pattern looks at keys behind its query, or behind the example's end: take it "
+                "from rows at the same place of an example"
+            )
             raise ArgumentError(message)
+        missing = max(0, example.n_token - values.shape[-1])
+        padded = np.pad(values, ((0, 0), (0, 0), (0, missing)))
+        return np.asarray(padded[..., : example.n_token])
 
     def shape(self) -> tuple[int, ...]:
         """Of the rows at one layer."""

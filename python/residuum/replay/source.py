@@ -29,6 +29,9 @@ class Source:
         self.store = store
         self.of = of
         self._there = {Site(name): set(store[name].layers) for name in store.sites}
+        # A donor's model may have another depth.
+        depths = [store[name].shape[1] for name in store.sites if store[name].has_layers]
+        self._n_layer = depths[0] if depths else of.n_layer
 
     def read(
         self, site: Site, layer: int, rows: Rows, heads: NDArray[np.int64] | None = None
@@ -59,7 +62,7 @@ class Source:
 
     def _ways(self, site: Site, layer: int) -> list[Way]:
         before: Way = [(1, Site.RESID_POST, layer - 1)] if layer else [(1, Site.EMBED, None)]
-        last = layer == self.of.n_layer - 1
+        last = layer == self._n_layer - 1
         after: Way = [(1, Site.RESID_FINAL, None)] if last else [(1, Site.RESID_PRE, layer + 1)]
         ways: dict[Site, list[Way]] = {
             Site.RESID_PRE: [before],

@@ -333,10 +333,9 @@ class _Layer:
         else:
             x = torch.zeros_like(x) if edit.scale == 0.0 else x * edit.scale
         if edit.shift is not None:
-            shift = self.course.to_device(edit.shift[tokens])
-            if edit.site is Site.PATTERN:
-                shift = shift[..., : x.shape[-1]]
-            x = x + shift
+            # A pattern's last keys are cut off where nobody looks that far.
+            shift = edit.shift[tokens][..., : x.shape[-1]]
+            x = x + self.course.to_device(shift)
         values[at] = x
 
     def keep(self, site: Site, values: torch.Tensor, which: NDArray[np.bool_]) -> None:
