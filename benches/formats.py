@@ -221,6 +221,36 @@ class SaeLens(Memmap):
             yield mixed.numpy()
 
 
+class DictionaryLearning(Memmap):
+    """A buffer in memory as dictionary_learning's `ActivationBuffer` is kept, for an epoch only.
+
+    A quarter of the rows are held; each batch is drawn among those not handed out yet, which are
+    looked up anew, and the buffer is filled again when fewer than half are left. Written after that
+    class: the package (0.1) wants an nnsight that the other peers do not.
+    """
+
+    name = "dictionary_learning buffer"
+    stored_by = Memmap.name
+
+    def epoch(self, n_row: int, layer: int, batch: int) -> Iterator[Half]:  # noqa: D102
+        import torch
+
+        size, source = max(n_row // 4, batch), 0
+        held = torch.empty(0)
+        handed = torch.zeros(0, dtype=torch.bool)
+        while source < n_row or not bool(handed.all()):
+            if source < n_row and int((~handed).sum()) < size // 2:
+                kept = held[~handed]
+                new = np.array(self.array[source : source + size - len(kept), layer])
+                source += len(new)
+                held = torch.cat([kept.to(torch.float16), torch.from_numpy(new)])
+                handed = torch.zeros(len(held), dtype=torch.bool)
+            left = (~handed).nonzero().flatten()
+            chosen = left[torch.randperm(len(left))[:batch]]
+            handed[chosen] = True
+            yield held[chosen].numpy()
+
+
 def mixing_buffer() -> Callable[..., Iterator[Any]]:
     """SAELens' own function, out of its file: the package wants an older TransformerLens."""
     found = importlib.util.find_spec("sae_lens")
