@@ -22,8 +22,9 @@ ARROWS = {
     "query": {"store", *BASE},
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
-    "analyses": {"store", "query", "kernels", *BASE},
+    "analyses": {"store", "query", "kernels", "replay", *BASE},
     "replay": {"store", "quantities", *BASE},
+    "prompts": {"errors"},
     "report": {"analyses", "errors", "sites"},
 }
 DOORS = {"__init__", "__main__", "cli"}
