@@ -12,6 +12,7 @@ __all__ = [
     "ArraySpec",
     "ChunkView",
     "Norm",
+    "ReplayAttention",
     "SiteArray",
     "Store",
     "Writer",
@@ -29,6 +30,8 @@ __all__ = [
     "object_remove",
     "object_upload",
     "pca",
+    "replay_linear",
+    "replay_rotate",
     "site_kmeans",
     "site_knn",
     "site_moments",
@@ -188,6 +191,63 @@ class Norm:
         self, directions: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 
+@final
+class ReplayAttention:
+    def __new__(
+        cls,
+        heads: tuple[int, int, int],
+        *,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+        causal: bool,
+        run: NDArray[np.uint32],
+        token: NDArray[np.uint32],
+        example: NDArray[np.uint32],
+        start: NDArray[np.uint32],
+        own: NDArray[np.uint32],
+        n_token: int,
+    ) -> ReplayAttention: ...
+    def attend(
+        self,
+        q: NDArray[np.float32],
+        cached: tuple[NDArray[np.float32], NDArray[np.float32]],
+        own: tuple[NDArray[np.float32], NDArray[np.float32]],
+        out: NDArray[np.float32],
+    ) -> None: ...
+    def pattern(
+        self,
+        q: NDArray[np.float32],
+        cached: tuple[NDArray[np.float32], NDArray[np.float32]],
+        own: tuple[NDArray[np.float32], NDArray[np.float32]],
+        out: NDArray[np.float32],
+    ) -> None: ...
+    def mix(
+        self,
+        pattern: NDArray[np.float32],
+        cached: tuple[NDArray[np.float32], NDArray[np.float32]],
+        own: tuple[NDArray[np.float32], NDArray[np.float32]],
+        out: NDArray[np.float32],
+    ) -> None: ...
+
+def replay_linear(
+    x: NDArray[np.float32],
+    w: NDArray[np.float32] | NDArray[np.uint16],
+    b: NDArray[np.float32] | None,
+    out: NDArray[np.float32],
+    *,
+    transposed: bool,
+    brain: bool,
+    then: str | None,
+) -> None: ...
+def replay_rotate(
+    x: NDArray[np.float32],
+    position: NDArray[np.int64],
+    inv_freq: NDArray[np.float32],
+    *,
+    scaling: float,
+    interleaved: bool,
+) -> None: ...
 def lens(
     x: NDArray[np.float32],
     w_u: NDArray[np.float32],

@@ -35,7 +35,7 @@ TENSORS = {
     "replay/opening.py",
     "replay/torch_attention.py",
     "replay/torch_blocks.py",
-    "replay/torch_executor.py",
+    "replay/torch_kit.py",
     "store/tensors.py",
     "store/site_array.py",
     "exchange/torch_files.py",

@@ -175,7 +175,7 @@ def test_frozen_is_as_stored_whatever_comes_before(opened):
 
 def test_what_is_there_already_is_not_computed(opened, monkeypatch):
     _, replay, oracle = opened
-    monkeypatch.setattr(type(replay.executor), "block", None)  # computing would fail
+    monkeypatch.setattr(replay.executor.kit, "block", None)  # computing would fail
     got = replay.run(
         [
             Patch("resid_pre", [0], layers=1, value=Donor([0])),

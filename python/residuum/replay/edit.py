@@ -43,7 +43,7 @@ class Edit:
         off: `[direction, d]`, orthonormal: what lies along them is taken out.
         turn: int64 `[token]`, steps by which keys are rotated further (site k, rotary models).
         cached: the shift is what the store holds for these very rows: nothing changes here,
-            whatever came before.
+            whatever came before. For resid_pre it can be left out.
     """
 
     site: Site

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Literal
 from residuum.errors import ArgumentError, ModelError
 from residuum.quantities import parse_memory
 from residuum.replay.architecture import architecture
+from residuum.replay.course import KitExecutor
 from residuum.replay.engine import Replay
+from residuum.replay.rust_kit import RustKit
 from residuum.replay.weights import Weights, tensors_of
 from residuum.store.files import hash_files
 
 if TYPE_CHECKING:
     import os
 
+    from residuum.replay.architecture import Architecture
+    from residuum.replay.kit import Kit
     from residuum.store import Store
 
 _BY_FILES = "sha256-files:"
@@ -24,7 +28,7 @@ def replay(
     store: Store,
     model: str | os.PathLike[str] | None = None,
     *,
-    executor: Literal["auto", "torch"] = "auto",
+    executor: Literal["auto", "rust", "torch"] = "auto",
     device: str = "cpu",
     dtype: Literal["float32", "float64"] = "float32",
     memory: int | str = "1GB",
@@ -36,7 +40,8 @@ def replay(
         store: of a captured model, with the stream that enters its blocks (`resid_pre`, or `embed`
             and `resid_post`).
         model: folder of the captured model's safetensors; by default where it lay at capture.
-        executor: what computes the blocks: torch, which has to be installed.
+        executor: what computes the blocks: "rust" in float32 on the CPU, or "torch", which has to
+            be installed, on any device and in float64 too; "auto" is Rust where it can.
         device: of torch, such as "cuda".
         dtype: that blocks are computed in.
         memory: bytes for the rows of one batch of replays, such as "1GB".
@@ -45,26 +50,55 @@ def replay(
     Raises:
         StoreError: the store does not say how its model computes.
         ModelError: the weights are missing, or not those of the captured model.
+        ArgumentError: an executor that cannot do what is asked.
     """
     of = architecture(store)
-    if executor not in ("auto", "torch"):
-        message = f"there is no executor {executor!r}: it is auto or torch"
-        raise ArgumentError(message)
+    chosen = _chosen(executor, device, dtype)
     folder = _folder(store, model)
     if verify:
         _check(store, folder)
-    weights = Weights(tensors_of(folder), of)
+    kit = _kit(chosen, of, Weights(tensors_of(folder), of), device, dtype)
+    return Replay(store, KitExecutor(of, kit), memory_bytes=parse_memory(memory))
+
+
+def _chosen(executor: str, device: str, dtype: str) -> str:
+    """Rust or torch.
+
+    Raises:
+        ArgumentError: Rust cannot do what is asked, or there is no such executor.
+    """
+    if executor not in ("auto", "rust", "torch"):
+        message = f"there is no executor {executor!r}: it is auto, rust or torch"
+        raise ArgumentError(message)
+    if dtype not in ("float32", "float64"):
+        message = f"blocks are computed in float32 or float64, not in {dtype!r}"
+        raise ArgumentError(message)
+    plain = device == "cpu" and dtype == "float32"
+    if executor == "rust" and not plain:
+        message = (
+            f"the Rust executor computes in float32 on the CPU, not in {dtype} on {device}: take "
+            'executor="torch"'
+        )
+        raise ArgumentError(message)
+    if executor == "auto":
+        return "rust" if plain else "torch"
+    return executor
+
+
+def _kit(executor: str, of: Architecture, weights: Weights, device: str, dtype: str) -> Kit:
+    if executor == "rust":
+        return RustKit(of, weights)
     try:
         import torch  # noqa: TID251  the executor that needs it
 
-        from residuum.replay.torch_executor import TorchExecutor
+        from residuum.replay.torch_kit import TorchKit
     except ModuleNotFoundError as error:
         message = (
-            "replay computes with torch, which is not installed: pip install 'residuum[capture]'."
+            "the torch executor needs torch, which is not installed: "
+            "pip install 'residuum[capture]'."
         )
         raise ModuleNotFoundError(message, name=error.name) from error
-    runs = TorchExecutor(of, weights, device, getattr(torch, dtype))
-    return Replay(store, runs, memory_bytes=parse_memory(memory))
+    return TorchKit(of, weights, device, getattr(torch, dtype))
 
 
 def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:

@@ -251,7 +251,10 @@ class _Made:
         if isinstance(value, Scale):
             return {"scale": float(value.factor)}
         if isinstance(value, Freeze):
-            return {"shift": self.fitted(self.stored(layer, self.rows)), "cached": True}
+            # The stream that enters a block is at hand wherever the block is computed.
+            entering = self.site is Site.RESID_PRE
+            shift = None if entering else self.fitted(self.stored(layer, self.rows))
+            return {"shift": shift, "cached": True}
         if isinstance(value, ProjectOut):
             return {"scale": 1.0, "off": self.basis(value.directions)}
         if isinstance(value, RotateKeys):

@@ -1,4 +1,4 @@
-"""Attention of packed query rows over two sorts of keys.
+"""Attention of packed query rows over two sorts of keys, in torch.
 
 One are the example's cached ones, which all runs of the example share, the others those that a run
 computed itself. Both are scored apart and meet in one softmax. A key that a run computed hides the
@@ -8,32 +8,58 @@ cached one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from residuum.replay.kit import Change, Keys, Look, Queries, Seen
+
+    ToIndex = Callable[[NDArray[Any]], torch.Tensor]
+
+
+def attend(
+    queries: Queries,
+    cached: Keys,
+    own: Keys,
+    seen: Seen,
+    look: Look,
+    change: Change | None,
+    index: ToIndex,
+) -> torch.Tensor:
+    """See `kit.Kit.attend`; `index` brings numbers to the device."""
+    out = torch.empty_like(queries.q)
+    for example, (start, end) in enumerate(zip(seen.start, seen.start[1:], strict=False)):
+        runs = np.flatnonzero(seen.example == example)
+        at = np.flatnonzero(np.isin(queries.run, runs))
+        if not len(at):
+            continue
+        rows = index(at)
+        number = index(np.searchsorted(runs, queries.run[at]))
+        mine = _Rows(queries.q[rows], index(queries.token[at]), number)
+        theirs = _Cached(cached.k[start:end], cached.v[start:end])
+        hidden = index(seen.own[runs, : end - start])
+        of_rows = None if change is None else _of(change, at)
+        out[rows] = _one_example(mine, theirs, hidden, _own(own, seen, runs, index), look, of_rows)
+    return out
+
+
+def _of(change: Change, at: NDArray[np.int64]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def of_rows(pattern: torch.Tensor) -> torch.Tensor:
+        changed: torch.Tensor = change(pattern, at)
+        return changed
+
+    return of_rows
+
 
 @dataclass(frozen=True)
-class Keys:
-    """Keys and values, `[key, kv_head, d_head]`, and the token of each, int64 `[key]`."""
-
-    k: torch.Tensor
-    v: torch.Tensor
-    token: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Query rows of one example's runs.
-
-    Attributes:
-        q: `[row, head, d_head]`, rotated.
-        token: int64 `[row]`.
-        run: int64 `[row]`, from 0, ascending.
-    """
+class _Rows:
+    """Query rows of one example's runs: q `[row, head, d_head]`, token and run int64 `[row]`."""
 
     q: torch.Tensor
     token: torch.Tensor
@@ -41,52 +67,65 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Own:
+class _Cached:
+    """Keys and values of one example, `[token, kv_head, d_head]`."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Own:
     """Keys that runs computed themselves, padded.
 
     Attributes:
-        index: into `keys`, `[run, slot]`.
+        k, v: of all, `[key, kv_head, d_head]`; token: int64 `[key]`.
+        index: into these, `[run, slot]`.
         valid: which of these count.
     """
 
-    keys: Keys
+    k: torch.Tensor
+    v: torch.Tensor
+    token: torch.Tensor
     index: torch.Tensor
     valid: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Look:
-    """How scores are made and which keys a query sees."""
-
-    scaling: float
-    softcap: float | None
-    window: int | None
-    causal: bool
-
-    def sees(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Whether queries at these tokens see keys at those, broadcast."""
-        mask = torch.ones_like(query == key)
-        if self.causal:
-            mask &= key <= query
-        if self.window is not None:
-            mask &= key > query - self.window
-        return mask
-
-    def scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scale and cap."""
-        scores = scores * self.scaling
-        return scores if self.softcap is None else (scores / self.softcap).tanh() * self.softcap
+def _own(keys: Keys, seen: Seen, runs: NDArray[np.int64], index: ToIndex) -> _Own:
+    """The keys of some runs, padded."""
+    begin, end = (np.searchsorted(seen.own_run, runs, side=side) for side in ("left", "right"))
+    n_slot = int((end - begin).max())
+    slot = begin[:, None] + np.arange(n_slot)
+    valid = slot < end[:, None]
+    slot = np.where(valid, slot, 0)
+    return _Own(keys.k, keys.v, index(seen.own_token), index(slot), index(valid))
 
 
-def attend(
-    rows: Rows,
-    cached: Keys,
+def _sees(look: Look, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Whether queries at these tokens see keys at those, broadcast."""
+    mask = torch.ones_like(query == key)
+    if look.causal:
+        mask &= key <= query
+    if look.window is not None:
+        mask &= key > query - look.window
+    return mask
+
+
+def _scored(look: Look, scores: torch.Tensor) -> torch.Tensor:
+    """Scale and cap."""
+    scores = scores * look.scaling
+    return scores if look.softcap is None else (scores / look.softcap).tanh() * look.softcap
+
+
+def _one_example(
+    rows: _Rows,
+    cached: _Cached,
     hidden: torch.Tensor,
-    own: Own,
+    own: _Own,
     look: Look,
     change: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> torch.Tensor:
-    """Pattern-weighted values.
+    """Pattern-weighted values of the runs of one example.
 
     Args:
         rows: the queries.
@@ -100,31 +139,28 @@ def attend(
         z, `[row, head, d_head]`.
     """
     n_row, n_head, d_head = rows.q.shape
-    n_kv = cached.k.shape[1]
+    n_cached, n_kv = cached.k.shape[:2]
     q = rows.q.reshape(n_row, n_kv, -1, d_head)
     neg = float("-inf")
-    there = ~hidden[rows.run] & look.sees(rows.token[:, None], cached.token[None])
-    parts = [
-        look.scores(torch.einsum("rkgd,tkd->rkgt", q, cached.k)).masked_fill(
-            ~there[:, None, None], neg
-        )
-    ]
+    every = torch.arange(n_cached, device=rows.q.device)
+    there = ~hidden[rows.run] & _sees(look, rows.token[:, None], every)
+    scores = _scored(look, torch.einsum("rkgd,tkd->rkgt", q, cached.k))
+    parts = [scores.masked_fill(~there[:, None, None], neg)]
     n_slot = own.index.shape[1]
     if n_slot:
         slot = _slots(rows.run)
         padded = _spread(q, rows.run, slot, len(own.index))
-        mine = look.scores(torch.einsum("bnkgd,bmkd->bnkgm", padded, own.keys.k[own.index]))
-        token = own.keys.token[own.index][rows.run]
-        seen = own.valid[rows.run] & look.sees(rows.token[:, None], token)
-        parts.append(mine[rows.run, slot].masked_fill(~seen[:, None, None], neg))
+        mine = _scored(look, torch.einsum("bnkgd,bmkd->bnkgm", padded, own.k[own.index]))
+        token = own.token[own.index][rows.run]
+        visible = own.valid[rows.run] & _sees(look, rows.token[:, None], token)
+        parts.append(mine[rows.run, slot].masked_fill(~visible[:, None, None], neg))
     pattern = torch.cat(parts, -1).softmax(-1)
     if change is not None:
         pattern = _changed(pattern, rows, hidden, own, change)
-    n_cached = len(cached.token)
     z = torch.einsum("rkgt,tkd->rkgd", pattern[..., :n_cached], cached.v)
     if n_slot:
         padded = _spread(pattern[..., n_cached:], rows.run, slot, len(own.index))
-        z = z + torch.einsum("bnkgm,bmkd->bnkgd", padded, own.keys.v[own.index])[rows.run, slot]
+        z = z + torch.einsum("bnkgm,bmkd->bnkgd", padded, own.v[own.index])[rows.run, slot]
     return z.reshape(n_row, n_head, d_head)
 
 
@@ -145,9 +181,9 @@ def _spread(
 
 def _changed(
     pattern: torch.Tensor,
-    rows: Rows,
+    rows: _Rows,
     hidden: torch.Tensor,
-    own: Own,
+    own: _Own,
     change: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """Change the pattern with its keys in the order of tokens, whoever computed them."""
@@ -157,7 +193,7 @@ def _changed(
     mine = pattern[..., n_cached:].reshape(n_row, n_kv * group, -1)
     valid = own.valid[rows.run][:, None].expand(mine.shape)
     if mine.numel():
-        token = own.keys.token[own.index][rows.run][:, None].expand(mine.shape)
+        token = own.token[own.index][rows.run][:, None].expand(mine.shape)
         token = torch.where(valid, token, 0)
         by_token.scatter_add_(2, token, torch.where(valid, mine, 0.0))
     by_token = change(by_token)

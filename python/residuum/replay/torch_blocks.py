@@ -78,6 +78,24 @@ class TorchBlock:
     mlp_out: TorchLinear
     activation: Callable[[torch.Tensor], torch.Tensor]
 
+    @property
+    def n_norm(self) -> int:
+        """How many norms stand before the branches: 1 where these share it."""
+        return len(self.norms)
+
+    @property
+    def has_branch_norms(self) -> bool:
+        """Whether norms stand behind the branches."""
+        return bool(self.branch_norms)
+
+    def norm(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Of attention (0) or of the MLP (1)."""
+        return self.norms[number](x)
+
+    def branch_norm(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Of what attention (0) or the MLP (1) gives."""
+        return self.branch_norms[number](x)
+
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         """`[row, d_model]` -> what the MLP gives, not normed."""
         active = self.activation(self.mlp_in(x))

@@ -13,6 +13,7 @@
 mod error;
 pub mod interrupt;
 pub mod kernels;
+pub mod replay;
 mod site;
 mod store;
 pub mod stream;

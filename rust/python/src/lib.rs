@@ -23,6 +23,7 @@ mod matrix;
 mod moments;
 mod norm;
 mod objects;
+mod replay;
 mod spec;
 mod store;
 mod verify;
@@ -54,6 +55,8 @@ mod _residuum {
     use crate::objects::{
         object_create, object_length, object_list, object_read, object_remove, object_upload,
     };
+    #[pymodule_export]
+    use crate::replay::{ReplayAttention, replay_linear, replay_rotate};
     #[pymodule_export]
     use crate::spec::ArraySpec;
     #[pymodule_export]

@@ -62,6 +62,11 @@ impl<'a> MatRef<'a> {
         Ok(matrix)
     }
 
+    /// The same where the caller knows that it fits: `product` checks it again.
+    pub(crate) fn inside(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows

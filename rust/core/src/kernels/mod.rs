@@ -5,7 +5,7 @@
 //! results NaN (or leaves the row out, where results are over all rows), never another row's.
 
 pub mod attribution;
-mod check;
+pub(crate) mod check;
 pub mod kmeans;
 pub mod knn;
 pub mod lens;

@@ -1,4 +1,7 @@
-"""Torch replay against full passes of the unmodified model: every family, site and kind of edit."""
+"""Replay against full passes of the unmodified model: every family, site and kind of edit.
+
+Torch in float64, Rust in float32 from the same activations and weights.
+"""
 
 import numpy as np
 import pytest
@@ -6,12 +9,15 @@ import torch
 from replay.oracle import Captured
 from tiny_models import MODELS, in_64_bit
 
+from residuum.replay.course import KitExecutor
 from residuum.replay.edit import ORDER, Edit
 from residuum.replay.plan import Read, Run, plan
-from residuum.replay.torch_executor import TorchExecutor
+from residuum.replay.rust_kit import RustKit
+from residuum.replay.torch_kit import TorchKit
 from residuum.sites import Site
 
-TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+# Of float32 by the size of what a read gives, which random edits make large.
+CLOSE = {"torch": 1e-10, "rust": 1e-5}
 NAMES = [
     name
     for name in MODELS
@@ -77,7 +83,7 @@ def sites_of(captured: Captured) -> list[Site]:
 def check(
     captured: Captured,
     runs: list[tuple[int, list[Edit], list[tuple[Site, int]]]],
-    close: dict[str, float] = TIGHT,
+    close: float | None = None,
 ) -> None:
     """Replay runs together and compare what each read gives with a full pass."""
     made = []
@@ -91,8 +97,18 @@ def check(
                 [Read(site, layer, tokens) for site, layer in reads],
             )
         )
-    executor = TorchExecutor(captured.of, captured.weights, dtype=torch.float64)
-    found = executor.run(plan(made, captured.of), captured)
+    planned = plan(made, captured.of)
+    kits = {
+        "torch": TorchKit(captured.of, captured.weights, dtype=torch.float64),
+        "rust": RustKit(captured.of, captured.weights),
+    }
+    for name, kit in kits.items():
+        found = KitExecutor(captured.of, kit).run(planned, captured)
+        compare(captured, runs, found, close or CLOSE[name], name)
+
+
+def compare(captured: Captured, runs, found, close: float, who: str) -> None:
+    """What each read gives beside a full pass."""
     for number, (example, edits, reads) in enumerate(runs):
         want = captured.with_edits(example, edits, reads)
         for read in reads:
@@ -101,7 +117,9 @@ def check(
                 mine = found[read].run == number
                 got[found[read].token[mine]] = found[read].values[mine]
             what = [(e.site.value, e.layer, list(e.tokens)) for e in edits]
-            np.testing.assert_allclose(got, want[read], **close, err_msg=f"{read} after {what}")
+            size = max(1.0, np.abs(want[read]).max())
+            error = f"{who}: {read} after {what}"
+            np.testing.assert_allclose(got, want[read], 0.0, close * size, err_msg=error)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,7 +145,7 @@ def test_keys_are_rotated_further(captured):
             edit = Edit(Site.K, layer, tokens, scale=1.0, turn=np.array(turn))
             runs.append((0, [edit], [(Site.RESID_POST, 2)]))
     # Sine and cosine are float32 in the model; in the oracle the turns are not.
-    check(captured, runs, {"rtol": 1e-5, "atol": 1e-5})
+    check(captured, runs, 1e-5)
     table = captured.with_edits(0, runs[0][1], [(Site.RESID_POST, 2)])
     plain = captured.at(Site.RESID_POST, 2, 0)
     assert not np.allclose(table[Site.RESID_POST, 2], plain, atol=1e-3)
