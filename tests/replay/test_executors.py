@@ -97,7 +97,7 @@ def check(
                 [Read(site, layer, tokens) for site, layer in reads],
             )
         )
-    planned = plan(made, captured.of)
+    planned = plan(made, captured.of, lambda layer: captured.has(Site.Z, layer))
     kits = {
         "torch": TorchKit(captured.of, captured.weights, dtype=torch.float64),
         "rust": RustKit(captured.of, captured.weights),

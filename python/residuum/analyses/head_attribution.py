@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from residuum.analyses.components import Components, components, row_products
 from residuum.analyses.growing import GrowingTable
 from residuum.analyses.params import param
 from residuum.analyses.readout import Floats, Readout, read_final, readout
@@ -26,6 +25,7 @@ from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, token_rows
 from residuum.analyses.vocabulary import token_ids
 from residuum.errors import ArgumentError
+from residuum.replay.components import Components, components, row_products
 from residuum.store.batches import blocks
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from residuum.replay.direct import DirectEffects, direct_effects
 from residuum.replay.metrics import (
     Metric,
     accuracy,
@@ -36,9 +37,11 @@ from residuum.replay.patch import (
     Set,
     Zero,
 )
+from residuum.replay.paths import Receiver
 
 __all__ = [
     "Add",
+    "DirectEffects",
     "Donor",
     "Freeze",
     "Mean",
@@ -46,12 +49,14 @@ __all__ = [
     "Mix",
     "Patch",
     "ProjectOut",
+    "Receiver",
     "Resample",
     "RotateKeys",
     "Scale",
     "Set",
     "Zero",
     "accuracy",
+    "direct_effects",
     "expression",
     "kl",
     "log_prob",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from residuum.replay.architecture import Architecture
     from residuum.replay.executor import Cached
-    from residuum.replay.kit import Array, Change, Kit
+    from residuum.replay.kit import Array, Change, Kit, Part
     from residuum.replay.plan import Plan
 
     Rows = NDArray[np.int64]
@@ -93,10 +93,7 @@ class _Layer:
         self.run_of, self.token_of = np.nonzero(queries | keys)
         self.is_query = queries[self.run_of, self.token_of]
         self.is_key = keys[self.run_of, self.token_of]
-        # Where z is stored, it is computed only for those whose attention can have changed.
-        stored = course.cached.has(Site.Z, layer)
-        mixed = self.plan.mixed[layer] if stored else queries
-        self.is_mixed = mixed[self.run_of, self.token_of]
+        self.is_mixed = self.plan.mixed[layer][self.run_of, self.token_of]
         self.length = self.reach(queries | keys)
         self.start = np.concatenate(([0], np.cumsum(self.length)))
 
@@ -113,11 +110,17 @@ class _Layer:
         x = self.entering(stream)
         h = x if self.of.post_norm else self.block.norm(0, x)
         z = self.edited(Site.Z, self.z(h, stream))
-        attn = self.block.out(z.reshape(len(z), self.of.n_head * self.of.d_head))
+        z = z.reshape(len(z), self.of.n_head * self.of.d_head)
+        attn = self.where(self.plan.attn[self.layer], z, self.block.out)
         self.leave(self.some(x, self.is_query), self.some(h, self.is_query), attn)
 
     def z(self, h: Array, stream: Array) -> Array:
-        """What attention gives the queries: computed where it can have changed, else as stored."""
+        """What attention gives the queries: computed where it can have changed, else as stored.
+
+        Where it counts for nothing it is zero if it is not stored.
+        """
+        run, token = self.rows(self.is_query)
+        computed = None
         if self.is_mixed.any() or self.is_key.any():
             own, cached = self.own_keys(h), self.cached_keys(stream)
             q = self.by_head(self.block.q(self.some(h, self.is_mixed)))
@@ -128,12 +131,29 @@ class _Layer:
             )
             if (self.is_mixed == self.is_query).all():
                 return computed
-        run, token = self.rows(self.is_query)
-        first = self.course.example_row[self.course.example[run]]
-        z = self.kit.array(self.course.cached.read(Site.Z, self.layer, first + token))
+        if self.course.cached.has(Site.Z, self.layer):
+            z = self.kit.array(self.stored(Site.Z, run, token))
+        else:
+            z = self.kit.array(np.zeros((len(run), self.of.n_head, self.of.d_head), np.float32))
         if self.is_mixed.any():
             z[self.kit.index(np.flatnonzero(self.is_mixed[self.is_query]))] = computed
         return z
+
+    def stored(self, site: Site, run: Rows, token: Rows) -> NDArray[Any]:
+        """What the store holds of these rows."""
+        first = self.course.example_row[self.course.example[run]]
+        return self.course.cached.read(site, self.layer, first + token)
+
+    def where(self, mask: Which, x: Array, part: Part) -> Array:
+        """What a part of the block gives for the queries in a mask; the others get zeros."""
+        counts = mask[self.rows(self.is_query)]
+        if counts.all():
+            return part(x)
+        out = self.kit.array(np.zeros((len(counts), self.of.d_model), np.float32))
+        if counts.any():
+            rows = self.kit.index(np.flatnonzero(counts))
+            out[rows] = part(x[rows])
+        return out
 
     def leave(self, x: Array, h: Array, attn: Array) -> None:
         """From what attention gives to the stream that leaves: `[row, d_model]` of the queries."""
@@ -152,7 +172,7 @@ class _Layer:
             entering = block.norm(1, x) if block.n_norm > 1 else h
         else:
             entering = block.norm(1, mid)
-        mlp = block.mlp(entering)
+        mlp = self.where(self.plan.mlp[self.layer], entering, block.mlp)
         if of.post_norm:
             mlp = block.norm(1, mid + mlp) - mid
         elif block.has_branch_norms:
@@ -289,9 +309,17 @@ class _Layer:
             x = values[at] - (values[at] @ off.T) @ off
         elif edit.scale != 0.0:
             x = values[at] * edit.scale
-        if edit.shift is not None:
-            x = x + self.kit.array(_as_wide(edit.shift[places], values.shape[-1]))
+        shift = edit.shift[places] if edit.shift is not None else self.kept(edit, places)
+        if shift is not None:
+            x = x + self.kit.array(_as_wide(shift, values.shape[-1]))
         values[at] = x
+
+    def kept(self, edit: Placed, places: Rows) -> NDArray[Any] | None:
+        """What the store holds where an edit keeps that."""
+        if not edit.cached:
+            return None
+        values = self.stored(edit.site, edit.run[places], edit.token[places])
+        return values if edit.heads is None else values[:, edit.heads]
 
     def keep(self, site: Site, values: Array, which: Which) -> None:
         """Keep what is asked of a site."""

@@ -42,8 +42,8 @@ class Edit:
         shift: `[token, d_model]`, `[token, head, d_head]` or `[token, head, key]`, or None.
         off: `[direction, d]`, orthonormal: what lies along them is taken out.
         turn: int64 `[token]`, steps by which keys are rotated further (site k, rotary models).
-        cached: the shift is what the store holds for these very rows: nothing changes here,
-            whatever came before. For resid_pre it can be left out.
+        cached: the store's own values for these very rows are put there, so that nothing changes
+            here, whatever came before. Without a shift they are read where they are needed.
     """
 
     site: Site

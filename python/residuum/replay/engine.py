@@ -12,6 +12,7 @@ from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.cost import full_flops, plan_flops
 from residuum.replay.patch import Patch
+from residuum.replay.paths import Mlps, Receiver, paths
 from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout
 from residuum.replay.resolve import Example, Resolver, positions
@@ -77,7 +78,7 @@ class Replay:
         """
         wanted = {asked: self._wanted(asked) for asked in read}
         runs = [self._run(one, list(wanted.values()), tokens) for one in patches]
-        found = self._execute(runs)
+        found = self.execute(runs)
         return [self._answer(wanted, values) for values in found]
 
     def sweep(
@@ -110,6 +111,41 @@ class Replay:
             its name, and what it is for the unpatched examples.
         """
         return sweep(self, site, clean, corrupted, over, metric, layers, tokens, at)
+
+    def paths(
+        self,
+        clean: int | Sequence[int],
+        corrupted: int | Sequence[int],
+        receivers: Sequence[Receiver] = (),
+        senders: Sequence[tuple[int, int]] | None = None,
+        *,
+        metric: Metric,
+        mlps: Mlps = "computed",
+        tokens: Sequence[int] | None = None,
+        at: int = -1,
+    ) -> pa.Table:
+        """Path patching: what the clean run's heads do through some paths (Wang et al. 2022).
+
+        Args:
+            clean: number of the example whose heads send, or one for each pair.
+            corrupted: of the one that they send into; as many, each as long as its partner.
+            receivers: where paths end, all together; without any at the logits (direct effects).
+            senders: (layer, head) of each; by default all heads before the last receiver.
+            metric: of the logits at one token.
+            mlps: between sender and receiver: "computed", so that paths go through them, or
+                "frozen" as in the corrupted run, which needs `mlp_out`.
+            tokens: at which the sender sends; all by default.
+            at: the token whose logits count; the last by default.
+
+        Returns:
+            a row for each pair and sender: clean, corrupted, layer, head, the metric under its
+            name, and what it is for the unpatched examples.
+
+        Raises:
+            SiteError: `z` was not captured, or a head or layer that is not there.
+            ArgumentError: a sender that reaches no receiver, pairs of different lengths.
+        """
+        return paths(self, clean, corrupted, receivers, senders, metric, mlps, tokens, at)
 
     def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
         """What replaying these patches would compute for the last token, and what a full pass."""
@@ -145,7 +181,7 @@ class Replay:
     def streams(self, runs: Sequence[Run]) -> list[NDArray[Any]]:
         """What leaves the last block at the tokens that each run reads, `[token, d_model]`."""
         last = (Site.RESID_POST, self.of.n_layer - 1)
-        return [found[last] for found in self._execute(runs)]
+        return [found[last] for found in self.execute(runs)]
 
     def final(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """What left the last block unpatched, `[row, d_model]`."""
@@ -208,7 +244,7 @@ class Replay:
             return []
         return [replace(edit, tokens=edit.tokens[differs], shift=shift[differs])]
 
-    def _execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
+    def execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
         """What each run's reads give, `[token, ...]` by site and layer."""
         found: list[dict[tuple[Site, int], NDArray[Any]]] = [{} for _ in runs]
         for numbers, one in self._batches(runs):
@@ -250,8 +286,11 @@ class Replay:
                 rows += runs[order[end]].n_token
                 end += 1
             numbers = order[begin:end]
-            yield numbers, plan([runs[number] for number in numbers], self.of)
+            yield numbers, self._plan([runs[number] for number in numbers])
             begin = end
+
+    def _plan(self, runs: Sequence[Run]) -> Plan:
+        return plan(runs, self.of, lambda layer: self.source.has(Site.Z, layer))
 
     def row_bytes(self, n_token: int) -> int:
         """What a row takes on its way through a block, about: streams, heads, MLP and scores."""

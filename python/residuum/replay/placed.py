@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from residuum.replay.edit import Edit
+    from residuum.sites import Site
 
     Place = NDArray[np.int64]
     Key = tuple[int, bytes | None, float, bool, int | None, bool, bool]
@@ -23,11 +24,13 @@ class Placed:
     """Like an `Edit`, at tokens of several runs.
 
     Attributes:
+        site: of all of them.
         run, token: int64 `[place]`.
         heads, scale, off, cached: of all of them.
         shift, turn: `[place, ...]`, or None.
     """
 
+    site: Site
     run: Place
     token: Place
     heads: Place | None
@@ -63,6 +66,7 @@ def _together(group: list[tuple[int, Edit]]) -> Placed:
     shifts = [edit.shift for _, edit in group if edit.shift is not None]
     turns = [edit.turn for _, edit in group if edit.turn is not None]
     return Placed(
+        first.site,
         np.repeat([run for run, _ in group], [len(edit.tokens) for _, edit in group]),
         np.concatenate([edit.tokens for _, edit in group]),
         first.heads,

@@ -1,11 +1,13 @@
 """Which rows a batch of replays has to compute: what an edit can change, and what is asked for.
 
-A *run* is one example with its edits. For each layer there are four masks `[run, token]`:
+A *run* is one example with its edits. For each layer there are masks `[run, token]`:
 
     dirty   what enters the block is not what the store holds
     keys    its keys and values are computed; those of other tokens come from the cached stream
     queries its way through the block is computed
-    mixed   of these, what attention gives is not what the store holds
+    mixed   of these, z is not what the store holds, and counts
+    attn    of these, what attention adds to the stream counts: no edit puts something else there
+    mlp     likewise what the MLP adds
 
     edits --forward--> dirty, touched        reads --backward--> queries, keys
 """
@@ -20,7 +22,7 @@ import numpy as np
 from residuum.sites import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,7 +61,7 @@ class Plan:
     """The masks of a batch of runs, by layer; see the module's text.
 
     Attributes:
-        dirty, keys, queries, mixed: bool `[run, token]` for each layer.
+        dirty, keys, queries, mixed, attn, mlp: bool `[run, token]` for each layer.
         edits: by layer and site, (number of the run, edit).
         changed: bool `[run, token]` for each read site and layer: what a read finds computed;
             elsewhere it is what the store holds.
@@ -71,12 +73,14 @@ class Plan:
     keys: list[Mask]
     queries: list[Mask]
     mixed: list[Mask]
+    attn: list[Mask]
+    mlp: list[Mask]
     edits: dict[tuple[int, Site], list[tuple[int, Edit]]]
     changed: dict[tuple[int, Site], Mask]
 
 
-def plan(runs: Sequence[Run], of: Architecture) -> Plan:
-    """Find out what has to be computed."""
+def plan(runs: Sequence[Run], of: Architecture, stored_z: Callable[[int], bool]) -> Plan:
+    """Find out what has to be computed; `stored_z` says whether the store holds z of a layer."""
     n_token = max(run.n_token for run in runs)
     edits: dict[tuple[int, Site], list[tuple[int, Edit]]] = {}
     for number, run in enumerate(runs):
@@ -84,9 +88,11 @@ def plan(runs: Sequence[Run], of: Architecture) -> Plan:
             edits.setdefault((edit.layer, edit.site), []).append((number, edit))
     forward = _Forward(runs, n_token, edits, of)
     touched = [forward.layer(layer) for layer in range(of.n_layer)]
-    queries, keys = _backward(runs, of, forward, touched)
-    mixed = [mask & of_layer for mask, of_layer in zip(forward.mixed, queries, strict=True)]
-    return Plan(runs, n_token, forward.dirty, keys, queries, mixed, edits, forward.changed)
+    back = _Backward(runs, forward, of, stored_z)
+    for layer in reversed(range(of.n_layer)):
+        back.layer(layer, touched[layer])
+    masks = {name: found[::-1] for name, found in back.found.items()}
+    return Plan(runs, n_token, forward.dirty, **masks, edits=edits, changed=forward.changed)
 
 
 class _Forward:
@@ -137,6 +143,14 @@ class _Forward:
         self.changed[layer, site] = mask
         return mask
 
+    def given(self, layer: int, site: Site) -> Mask:
+        """Tokens at which an edit puts something whole in place of what was there."""
+        mask = np.zeros(self.shape, bool)
+        for number, edit in self.edits.get((layer, site), ()):
+            if edit.overwrites:
+                mask[number, edit.tokens] = True
+        return mask
+
     def seen(self, keys: Mask) -> Mask:
         """The queries that see one of these keys."""
         if not self.of.causal:
@@ -144,35 +158,53 @@ class _Forward:
         return np.logical_or.accumulate(keys, 1) & self.own
 
 
-def _backward(
-    runs: Sequence[Run], of: Architecture, forward: _Forward, touched: list[Mask]
-) -> tuple[list[Mask], list[Mask]]:
-    """Of what is changed, what is asked for, or needed for that."""
-    shape = forward.shape
-    asked = asked_for(runs, shape)
-    queries = [np.zeros(shape, bool) for _ in range(of.n_layer)]
-    keys = [np.zeros(shape, bool) for _ in range(of.n_layer)]
-    needed = np.zeros(shape, bool)
-    for layer in reversed(range(of.n_layer)):
-        given = _overwritten(forward, layer + 1)
-        passing = touched[layer] & needed & ~given
-        read = {s: mask & forward.changed[at, s] for (at, s), mask in asked.items() if at == layer}
+class _Backward:
+    """Of what is changed, what is asked for, or needed for that; layers from the last."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        forward: _Forward,
+        of: Architecture,
+        stored_z: Callable[[int], bool],
+    ) -> None:
+        self.forward, self.of, self.stored_z = forward, of, stored_z
+        self.asked = asked_for(runs, forward.shape)
+        self.needed = np.zeros(forward.shape, bool)
+        names = ("queries", "keys", "mixed", "attn", "mlp")
+        self.found: dict[str, list[Mask]] = {name: [] for name in names}
+
+    def layer(self, layer: int, touched: Mask) -> None:
+        """Find a layer's masks; `touched` is what leaves it changed."""
+        given = self.forward.given(layer + 1, Site.RESID_PRE)
+        changed = self.forward.changed
+        read = {s: mask & changed[at, s] for (at, s), mask in self.asked.items() if at == layer}
         own = [read.pop(site) for site in (Site.K, Site.V) if site in read]
-        passing = np.logical_or.reduce([passing, *read.values()])
-        queries[layer] = passing
-        reach = _reached(passing, causal=of.causal) & forward.own
-        keys[layer] = np.logical_or.reduce([forward.keys[layer] & reach, *own])
-        needed = passing | keys[layer]
-    return queries, keys
+        passing = np.logical_or.reduce([touched & self.needed & ~given, *read.values()])
+        mixed, attn, mlp = self._branches(layer, passing, read)
+        reach = _reached(mixed, causal=self.of.causal) & self.forward.own
+        keys = np.logical_or.reduce([self.forward.keys[layer] & reach, *own])
+        self.needed = passing | keys
+        for name, mask in zip(self.found, (passing, keys, mixed, attn, mlp), strict=True):
+            self.found[name].append(mask)
+
+    def _branches(
+        self, layer: int, passing: Mask, read: dict[Site, Mask]
+    ) -> tuple[Mask, Mask, Mask]:
+        """Where z is computed, where attention adds, and where the MLP does."""
+        inner = [mask for site, mask in read.items() if site is not Site.RESID_POST]
+        free = passing & ~np.logical_or.reduce([np.zeros_like(passing), *inner])
+        given = {site: self.forward.given(layer, site) & free for site in _GIVEN}
+        after = given[Site.RESID_POST]
+        attn = passing & ~(given[Site.ATTN_OUT] | given[Site.RESID_MID] | after)
+        mlp = passing & ~(given[Site.MLP_OUT] | after)
+        mixed = attn & ~given[Site.Z]
+        if self.stored_z(layer):
+            mixed &= self.forward.mixed[layer]
+        return mixed, attn, mlp
 
 
-def _overwritten(forward: _Forward, layer: int) -> Mask:
-    """Tokens whose stream is given anew when it enters a block."""
-    mask = np.zeros(forward.shape, bool)
-    for number, edit in forward.edits.get((layer, Site.RESID_PRE), ()):
-        if edit.overwrites:
-            mask[number, edit.tokens] = True
-    return mask
+_GIVEN = (Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST)
 
 
 def asked_for(runs: Sequence[Run], shape: tuple[int, int]) -> dict[tuple[int, Site], Mask]:

@@ -142,7 +142,7 @@ class Resolver:
         example = self.example(rows)
         layers = self.layers(patch.layers)
         one_layer = patch.layers is not None and np.ndim(patch.layers) == 0
-        heads = self._heads(site, patch)
+        heads = self.heads(site, patch.heads)
         value = patch.value if isinstance(patch.value, _KINDS) else Set(patch.value)
         made = _Made(self, site, rows, order, heads, one_layer=one_layer)
         tokens = rows[order] - example.first_row
@@ -200,14 +200,20 @@ class Resolver:
             raise SiteError(message)
         return layers
 
-    def _heads(self, site: Site, patch: Patch) -> NDArray[np.int64] | None:
-        if patch.heads is None:
+    def heads(self, site: Site, wanted: int | ArrayLike | None) -> NDArray[np.int64] | None:
+        """Heads of a site as numbers; None is all of them.
+
+        Raises:
+            SiteError: one that the site does not have.
+            SelectionError: one that is named twice.
+        """
+        if wanted is None:
             return None
         n_head = self.n_head(site)
         if n_head is None:
-            message = f"{site} has no heads, but the patch names {patch.heads}"
+            message = f"{site} has no heads, but the patch names {wanted}"
             raise SiteError(message)
-        heads = np.atleast_1d(np.asarray(patch.heads, np.int64))
+        heads = np.atleast_1d(np.asarray(wanted, np.int64))
         if len(np.unique(heads)) != len(heads):
             message = f"a patch names one of the heads {heads.tolist()} twice"
             raise SelectionError(message)
@@ -251,10 +257,8 @@ class _Made:
         if isinstance(value, Scale):
             return {"scale": float(value.factor)}
         if isinstance(value, Freeze):
-            # The stream that enters a block is at hand wherever the block is computed.
-            entering = self.site is Site.RESID_PRE
-            shift = None if entering else self.fitted(self.stored(layer, self.rows))
-            return {"shift": shift, "cached": True}
+            self.resolver.source.require(self.site, layer)
+            return {"cached": True}
         if isinstance(value, ProjectOut):
             return {"scale": 1.0, "off": self.basis(value.directions)}
         if isinstance(value, RotateKeys):

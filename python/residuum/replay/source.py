@@ -56,6 +56,15 @@ class Source:
         """Whether `read` would find it."""
         return self.way(site, layer) is not None
 
+    def require(self, site: Site, layer: int) -> None:
+        """Refuse to go on without a site at a layer.
+
+        Raises:
+            SiteError: neither it nor what could stand in for it was captured there.
+        """
+        if not self.has(site, layer):
+            raise self.missing(site, layer)
+
     def way(self, site: Site, layer: int) -> Way | None:
         """How a site at a layer is read: as itself, or as what is the same; None if it is not."""
         return next((way for way in self._ways(site, layer) if self._holds(way)), None)

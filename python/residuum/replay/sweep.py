@@ -177,30 +177,54 @@ def sweep(
         n_token = pair.target.n_token
         mine, last = positions(tokens, n_token), positions(at, n_token)
         one = cells(replay, pair, where, over, chosen, mine, last)
-        found.append((pair, one, last))
+        found.append((pair, one))
         all_runs += one.runs
     streams = replay.streams(all_runs)
     tables, begin = [], 0
-    for pair, one, last in found:
-        base = replay.logits(replay.final(pair.target.first_row + last), metric)
-        top = replay.logits(replay.final(pair.source.first_row + last), metric)
-        values = np.full(len(one.columns["layer"]), metric.of(base, base)[0])
+    for pair, one in found:
         end = begin + len(one.runs)
-        if end > begin:
-            logits = replay.logits(np.concatenate(streams[begin:end]), metric)
-            values[one.place] = metric.of(logits, np.broadcast_to(base, logits.shape))
-        begin = end
-        n = len(values)
         tables.append(
-            pa.table(
-                {
-                    "clean": np.full(n, pair.clean),
-                    "corrupted": np.full(n, pair.corrupted),
-                    **one.columns,
-                    metric.name: values,
-                    f"{metric.name}_clean": np.full(n, metric.of(top, base)[0]),
-                    f"{metric.name}_corrupted": np.full(n, metric.of(base, base)[0]),
-                }
-            )
+            metric_columns(replay, pair, one.columns, streams[begin:end], one.place, metric, at)
         )
+        begin = end
     return pa.concat_tables(tables)
+
+
+def metric_columns(
+    replay: Replay,
+    pair: Pair,
+    columns: dict[str, NDArray[np.int64]],
+    streams: Sequence[NDArray[Any]],
+    place: NDArray[np.int64],
+    metric: Metric,
+    at: int,
+) -> pa.Table:
+    """A row for each cell of `columns`: the pair, the cell, the metric.
+
+    Args:
+        replay: whose logits count.
+        pair: whose cells these are.
+        columns: of the cells.
+        streams: what left the last block at the token `at`, `[1, d_model]` of each computed cell.
+        place: the cell of each; the others are as if unpatched.
+        metric: of the logits.
+        at: the token whose logits count.
+    """
+    last = positions([at], pair.target.n_token)
+    base = replay.logits(replay.final(pair.target.first_row + last), metric)
+    top = replay.logits(replay.final(pair.source.first_row + last), metric)
+    n = len(columns["layer"])
+    values = np.full(n, metric.of(base, base)[0])
+    if len(streams):
+        logits = replay.logits(np.concatenate(streams), metric)
+        values[place] = metric.of(logits, np.broadcast_to(base, logits.shape))
+    return pa.table(
+        {
+            "clean": np.full(n, pair.clean),
+            "corrupted": np.full(n, pair.corrupted),
+            **columns,
+            metric.name: values,
+            f"{metric.name}_clean": np.full(n, metric.of(top, base)[0]),
+            f"{metric.name}_corrupted": np.full(n, metric.of(base, base)[0]),
+        }
+    )

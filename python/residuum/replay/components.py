@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from residuum.analyses.readout import Floats
 from residuum.errors import StoreError
 
 if TYPE_CHECKING:
     from residuum.store import Store
+
+Floats = NDArray[np.float32]
+Rows = slice | NDArray[np.int64]
 
 SITE_OF = {"embedding": "embed", "MLP": "mlp_out"}  # kind of component -> site it is read from
 
@@ -48,19 +50,19 @@ class Components:
     b_o: Floats | None
 
     def contributions(
-        self, rows: slice, directions: Floats
+        self, rows: Rows, directions: Floats
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Products of every head and term with each row's direction.
 
         Args:
-            rows: A block of rows.
+            rows: A block of rows, or their numbers.
             directions: [row, d_model], or [1, d_model] for the same direction in every row.
 
         Returns:
             Of heads [row, layer, head], and of the parts but the last, [row, part].
 
         """
-        n_row = rows.stop - rows.start
+        n_row = _count(rows)
         heads = np.stack([self._heads(rows, layer, directions) for layer in self.layers], axis=1)
         parts = np.zeros((n_row, len(self.parts)))
         for at, part in enumerate(self.parts):
@@ -72,7 +74,7 @@ class Components:
                 parts[:, at] = self._product(rows, SITE_OF[part.kind], part.layer, directions)
         return heads, parts
 
-    def _heads(self, rows: slice, layer: int, directions: Floats) -> NDArray[np.float64]:
+    def _heads(self, rows: Rows, layer: int, directions: Floats) -> NDArray[np.float64]:
         """[row, head]: z @ W_O[head] @ direction, without head_out."""
         n_head, d_head, d_model = self.w_o.shape[1:]
         read = directions @ self.w_o[layer].reshape(-1, d_model).T
@@ -81,12 +83,16 @@ class Components:
         return np.asarray(products.sum(axis=-1, dtype=np.float64))
 
     def _product(
-        self, rows: slice, site: str, layer: int | None, directions: Floats
+        self, rows: Rows, site: str, layer: int | None, directions: Floats
     ) -> NDArray[np.float64]:
         layers = None if layer is None else [layer]
         values = self.store[site].read(rows=rows, layers=layers).astype(np.float32, copy=False)
-        values = values.reshape(rows.stop - rows.start, -1)
+        values = values.reshape(_count(rows), -1)
         return row_products(values, directions)
+
+
+def _count(rows: Rows) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def components(store: "Store", *, analysis: str) -> Components:

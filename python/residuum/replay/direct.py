@@ -1,0 +1,217 @@
+"""Linear replay: what a logit would be without the direct effects of any set of components.
+
+With the final norm's divisor held at its captured value a logit is a sum over the components of the
+stream, so that a mean ablation of a component's direct path takes its share out and puts the mean
+share in; no block is computed. What later components make of it is not followed: that is what
+`Replay` is for. A soft-capped logit is meant before its cap. (Direct effects: Wang et al. 2022,
+section 3; the mean ablation of Gandelsman et al. 2024 is the same sum over an image's embedding.)
+
+    effects = direct_effects(store, to=[10], minus=[12], rows=range(100))
+    effects.ablated([[effects.head(9, 6)], [effects.head(9, 6), effects.head(9, 9)]])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from residuum.errors import ArgumentError, SelectionError, StoreError
+from residuum.kernels import Norm
+from residuum.replay.architecture import architecture
+from residuum.replay.components import components, row_products
+from residuum.replay.source import Source
+from residuum.sites import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from residuum.replay.components import Components
+    from residuum.store import Store
+
+    Wide = NDArray[np.float64]
+
+COMPONENTS = pa.schema(
+    [
+        ("component", pa.string()),
+        ("kind", pa.string()),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+    ]
+)
+_BLOCK = 1024
+"""Rows that are read at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class DirectEffects:
+    """Shares of a logit, or of a difference of logits.
+
+    Attributes:
+        components: a row for each: component (its name), kind, layer, head.
+        shares: float64 `[row, component]`, in logits.
+        means: float64 `[component]`, what a mean ablation puts in their place.
+        logits: float64 `[row]`, the model's own.
+    """
+
+    components: pa.Table
+    shares: Wide
+    means: Wide
+    logits: Wide
+
+    def head(self, layer: int, head: int) -> int:
+        """The number of a head among the components."""
+        return self._find(f"L{layer}H{head}")
+
+    def mlp(self, layer: int) -> int:
+        """The number of an MLP."""
+        return self._find(f"L{layer} MLP")
+
+    def _find(self, name: str) -> int:
+        names = self.components["component"].to_pylist()
+        if name not in names:
+            message = f"{name} is not among the components that were captured: {', '.join(names)}"
+            raise SelectionError(message)
+        return int(names.index(name))
+
+    def ablated(self, subsets: ArrayLike | Sequence[Sequence[int]]) -> Wide:
+        """The logit of each row with the direct effects of subsets mean-ablated.
+
+        Args:
+            subsets: bool `[subset, component]`, or for each subset the numbers of its components.
+
+        Returns:
+            float64 `[subset, row]`, in logits.
+
+        Raises:
+            ArgumentError: a matrix of another width, or a component that is not there.
+        """
+        chosen = self._chosen(subsets)
+        return np.asarray(self.logits - chosen.astype(np.float64) @ (self.shares - self.means).T)
+
+    def _chosen(self, subsets: ArrayLike | Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+        n = len(self.means)
+        if isinstance(subsets, np.ndarray) and subsets.dtype == bool:
+            if subsets.ndim != 2 or subsets.shape[1] != n:
+                message = f"the subsets are {list(subsets.shape)}, but there are {n} components"
+                raise ArgumentError(message)
+            return subsets
+        lists = [np.asarray(one, np.int64).reshape(-1) for one in subsets]  # type: ignore[union-attr]
+        chosen = np.zeros((len(lists), n), bool)
+        for row, numbers in zip(chosen, lists, strict=True):
+            outside = numbers[(numbers < 0) | (numbers >= n)]
+            if len(outside):
+                message = f"component {outside[0]} is not there: there are {n}, from 0"
+                raise ArgumentError(message)
+            row[numbers] = True
+        return chosen
+
+
+def direct_effects(
+    store: Store,
+    to: Sequence[int],
+    minus: Sequence[int] = (),
+    *,
+    rows: ArrayLike | None = None,
+    reference: ArrayLike | None = None,
+) -> DirectEffects:
+    """Read what every component adds directly to a logit.
+
+    Args:
+        store: with `z`, and as far as they count `embed` and `mlp_out`, and the final stream.
+        to: token ids; their mean logit is explained.
+        minus: token ids whose mean logit is subtracted.
+        rows: token rows to explain; all by default.
+        reference: rows over which means are taken; those that are explained by default.
+
+    Raises:
+        StoreError: the model has no unembedding, or its heads do not add to the stream.
+        SiteError: `z` or the final stream was not captured.
+        SelectionError: a row that the store does not have.
+    """
+    parts = components(store, analysis="direct_effects")
+    readout = _Readout(store, parts, list(to), list(minus))
+    explained = _rows(store, rows)
+    shares, logits = readout.shares(explained)
+    means = shares if reference is None else readout.shares(_rows(store, reference))[0]
+    return DirectEffects(readout.table(), shares, means.mean(0), logits)
+
+
+def _rows(store: Store, rows: ArrayLike | None) -> NDArray[np.int64]:
+    n_row = store.rows["token"]
+    numbers = np.arange(n_row) if rows is None else np.asarray(rows, np.int64).reshape(-1)
+    outside = numbers[(numbers < 0) | (numbers >= n_row)]
+    if len(outside) or not len(numbers):
+        what = f"row {outside[0]} is not" if len(outside) else "no row is"
+        message = f"{what} in {store.path}: give token rows from 0 to {n_row - 1}"
+        raise SelectionError(message)
+    return numbers
+
+
+class _Readout:
+    """The direction of a logit before the final norm's division, and the parts that feed it."""
+
+    def __init__(self, store: Store, parts: Components, to: list[int], minus: list[int]) -> None:
+        if not to:
+            message = "direct_effects needs tokens whose logit is explained: `to` is empty"
+            raise ArgumentError(message)
+        weights, settings = store.weights, store.model["readout"]
+        if "W_U" not in weights:
+            message = (
+                f"the model in {store.path} has no unembedding, so that there are no logits: "
+                "capture a model with a language-model head"
+            )
+            raise StoreError(message)
+        gain, shift = weights.get("ln_final.w"), weights.get("ln_final.b")
+        self.norm = Norm(settings["norm"], settings["eps"], settings["norm_offset"], gain, shift)
+        self.parts = parts
+        model = architecture(store)
+        self.source, self.last = Source(store, model), model.n_layer - 1
+        scale = float(settings["logit_scale"])
+        direction, constant = self._mean(store, to)
+        if minus:
+            less, of = self._mean(store, minus)
+            direction, constant = direction - less, constant - of
+        self.direction = np.ascontiguousarray(direction * np.float32(scale))
+        self.constant = constant * scale
+
+    def _mean(self, store: Store, tokens: list[int]) -> tuple[NDArray[np.float32], float]:
+        folded, constant = self.norm.fold(np.ascontiguousarray(store.weights["W_U"][:, tokens]))
+        b_u = store.weights.get("b_U")
+        bias = 0.0 if b_u is None else float(b_u[tokens].mean())
+        return folded.mean(1)[None], float(constant.mean()) + bias
+
+    def shares(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide]:
+        """Shares `[row, component]` and logits `[row]`."""
+        found = [self._block(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)]
+        return np.concatenate([x for x, _ in found]), np.concatenate([x for _, x in found])
+
+    def _block(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide]:
+        final = self.source.read(Site.RESID_POST, self.last, rows)
+        divisor = self.norm.scale(final).astype(np.float64)
+        heads, others = self.parts.contributions(rows, self.direction)
+        kept = others[:, self._apart()]
+        shares = np.concatenate([heads.reshape(len(rows), -1), kept], 1) / divisor[:, None]
+        return shares, row_products(final, self.direction) / divisor + self.constant
+
+    def _apart(self) -> list[int]:
+        """The parts that are no sums of heads, and not the constant."""
+        return [number for number, part in enumerate(self.parts.parts[:-1]) if part.kind != "heads"]
+
+    def table(self) -> pa.Table:
+        """The components, in the order of the shares."""
+        n_head = self.parts.w_o.shape[1]
+        made: list[tuple[str, str, int | None, int | None]] = [
+            (f"L{layer}H{head}", "head", layer, head)
+            for layer in self.parts.layers
+            for head in range(n_head)
+        ]
+        apart = [self.parts.parts[number] for number in self._apart()]
+        made += [(part.name, part.kind, part.layer, None) for part in apart]
+        return pa.Table.from_pylist(
+            [dict(zip(COMPONENTS.names, one, strict=True)) for one in made], COMPONENTS
+        )
