@@ -1,8 +1,8 @@
 """Linear replay: what a logit would be without the direct effects of any set of components.
 
 With the final norm's divisor held at its captured value a logit is a sum over the components of the
-stream, so that a mean ablation of a component's direct path takes its share out and puts the mean
-share in; no block is computed. What later components make of it is not followed: that is what
+stream, so that a mean ablation of a component's direct path puts its mean output in the place of
+its own; no block is computed. What later components make of it is not followed: that is what
 `Replay` is for. A soft-capped logit is meant before its cap. (Direct effects: Wang et al. 2022,
 section 3; the mean ablation of Gandelsman et al. 2024 is the same sum over an image's embedding.)
 
@@ -54,24 +54,31 @@ class DirectEffects:
     Attributes:
         components: a row for each: component (its name), kind, layer, head.
         shares: float64 `[row, component]`, in logits.
-        means: float64 `[component]`, what a mean ablation puts in their place.
+        means: float64 `[component]`, of the components' outputs before the norm divides them.
+        divisors: float64 `[row]`, the norm's.
         logits: float64 `[row]`, the model's own.
     """
 
     components: pa.Table
     shares: Wide
     means: Wide
+    divisors: Wide
     logits: Wide
 
     def head(self, layer: int, head: int) -> int:
         """The number of a head among the components."""
-        return self._find(f"L{layer}H{head}")
+        return self.component(f"L{layer}H{head}")
 
     def mlp(self, layer: int) -> int:
         """The number of an MLP."""
-        return self._find(f"L{layer} MLP")
+        return self.component(f"L{layer} MLP")
 
-    def _find(self, name: str) -> int:
+    def component(self, name: str) -> int:
+        """The number of a component by its name, as in `components`.
+
+        Raises:
+            SelectionError: it was not captured.
+        """
         names = self.components["component"].to_pylist()
         if name not in names:
             message = f"{name} is not among the components that were captured: {', '.join(names)}"
@@ -91,7 +98,8 @@ class DirectEffects:
             ArgumentError: a matrix of another width, or a component that is not there.
         """
         chosen = self._chosen(subsets)
-        return np.asarray(self.logits - chosen.astype(np.float64) @ (self.shares - self.means).T)
+        lost = self.shares - self.means / self.divisors[:, None]
+        return np.asarray(self.logits - chosen.astype(np.float64) @ lost.T)
 
     def _chosen(self, subsets: ArrayLike | Sequence[Sequence[int]]) -> NDArray[np.bool_]:
         n = len(self.means)
@@ -136,9 +144,10 @@ def direct_effects(
     parts = components(store, analysis="direct_effects")
     readout = _Readout(store, parts, list(to), list(minus))
     explained = _rows(store, rows)
-    shares, logits = readout.shares(explained)
-    means = shares if reference is None else readout.shares(_rows(store, reference))[0]
-    return DirectEffects(readout.table(), shares, means.mean(0), logits)
+    products, divisors, logits = readout.read(explained)
+    others = products if reference is None else readout.read(_rows(store, reference))[0]
+    shares = products / divisors[:, None]
+    return DirectEffects(readout.table(), shares, others.mean(0), divisors, logits)
 
 
 def _rows(store: Store, rows: ArrayLike | None) -> NDArray[np.int64]:
@@ -185,18 +194,19 @@ class _Readout:
         bias = 0.0 if b_u is None else float(b_u[tokens].mean())
         return folded.mean(1)[None], float(constant.mean()) + bias
 
-    def shares(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide]:
-        """Shares `[row, component]` and logits `[row]`."""
+    def read(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide, Wide]:
+        """Products with the direction `[row, component]`, divisors `[row]` and logits `[row]`."""
         found = [self._block(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)]
-        return np.concatenate([x for x, _ in found]), np.concatenate([x for _, x in found])
+        products, divisors, logits = map(np.concatenate, zip(*found, strict=True))
+        return products, divisors, logits
 
-    def _block(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide]:
+    def _block(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide, Wide]:
         final = self.source.read(Site.RESID_POST, self.last, rows)
-        divisor = self.norm.scale(final).astype(np.float64)
+        divisors = self.norm.scale(final).astype(np.float64)
         heads, others = self.parts.contributions(rows, self.direction)
-        kept = others[:, self._apart()]
-        shares = np.concatenate([heads.reshape(len(rows), -1), kept], 1) / divisor[:, None]
-        return shares, row_products(final, self.direction) / divisor + self.constant
+        products = np.concatenate([heads.reshape(len(rows), -1), others[:, self._apart()]], 1)
+        logits = row_products(final, self.direction) / divisors + self.constant
+        return products, divisors, logits
 
     def _apart(self) -> list[int]:
         """The parts that are no sums of heads, and not the constant."""
