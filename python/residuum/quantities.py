@@ -44,11 +44,11 @@ def parse_layers(layers: str | int | Iterable[int] | None) -> tuple[int, ...] | 
     return tuple(sorted(out))
 
 
-def parse_memory(memory: str | int | None) -> int:
+def parse_memory(memory: str | int | None, *, least: int = LEAST_MEMORY_BYTES) -> int:
     """Bytes from a number or text such as `4GB`, `512 MiB`; None is the default budget.
 
     Raises:
-        InputError: text that is no size, or less than the writer needs.
+        InputError: text that is no size, or less than `least`, by default what the writer needs.
     """
     if memory is None:
         return MEMORY_BYTES
@@ -58,7 +58,7 @@ def parse_memory(memory: str | int | None) -> int:
         raise InputError(message)
     unit = 1024 ** _POWERS.index(match[2]) if match[3] else 1000 ** _POWERS.index(match[2])
     size = int(float(match[1]) * unit)
-    if size < LEAST_MEMORY_BYTES:
-        message = f"memory {memory!r}: the writer needs {LEAST_MEMORY_BYTES // 10**6} MB at least."
+    if size < least:
+        message = f"memory {memory!r}: the writer needs {least // 10**6} MB at least."
         raise InputError(message)
     return size

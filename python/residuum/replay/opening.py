@@ -58,7 +58,9 @@ def replay(
     if verify:
         _check(store, folder)
     kit = _kit(chosen, of, Weights(tensors_of(folder), of), device, dtype)
-    return Replay(store, KitExecutor(of, kit), memory_bytes=parse_memory(memory))
+    # How much a replay needs depends on its length, so that `Replay` refuses what is too little.
+    budget = parse_memory(memory, least=0)
+    return Replay(store, KitExecutor(of, kit), memory_bytes=budget)
 
 
 def _chosen(executor: str, device: str, dtype: str) -> str:
