@@ -71,7 +71,7 @@ class Bar:
             TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} · {task.fields[size]}"),
+            TextColumn("{task.fields[rate]}  {task.fields[size]}"),
             TimeRemainingColumn(),
             console=console,
         )
@@ -102,7 +102,9 @@ class Bar:
         self._bytes += n_bytes
         seconds = self._progress.tasks[0].elapsed or 0.0
         rate = f"{self._rows / seconds:,.0f} rows/s" if seconds > 0 else ""
-        self._progress.update(self._task, advance=done, rate=rate, size=size(self._bytes))
+        self._progress.update(
+            self._task, advance=done, rate=rate, size=size(self._bytes) if self._bytes else ""
+        )
 
 
 def reporter(what: str, *, show: bool | None) -> Reporter:

@@ -23,7 +23,7 @@ ARROWS = {
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", "replay", *BASE},
-    "replay": {"store", "kernels", "quantities", *BASE},
+    "replay": {"store", "kernels", "progress", "quantities", *BASE},
     "prompts": {"errors"},
     "report": {"analyses", "errors", "sites"},
 }

@@ -58,8 +58,9 @@ class Captured:
         return np.concatenate(self.stored[site, layer])[rows]
 
     def has(self, site: Site, layer: int) -> bool:
-        """Whether it is stored; z only of some layers, so that both ways are tried."""
-        return site is not Site.Z or layer in (1, 2)
+        """Whether it is stored; some only of some layers, so that both ways are tried."""
+        of = {Site.Z: (1, 2), Site.K: (0, 1), Site.V: (0, 2)}
+        return layer in of.get(site, (layer,))
 
     def with_edits(
         self, example: int, edits: list[Edit], reads: list[tuple[Site, int]]

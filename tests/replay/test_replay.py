@@ -345,3 +345,26 @@ def test_refusals(opened, tmp_path):
     tiny_models.save("phi", tmp_path / "phi", torch.float32)
     with pytest.raises(ModelError, match="are not those of the model"):
         residuum.replay(store, tmp_path / "phi")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float32", 0, 3e-6), ("float16", 1e-5, 1e-2)]
+)
+def test_the_error_of_a_store_is_told(tmp_path, dtype, least, most):
+    tiny_models.save("llama", tmp_path / "model", torch.float32)
+    sites = ["resid_pre", "resid_final"]
+    store = residuum.capture(tmp_path / "model", TEXTS, tmp_path / "run", sites=sites, dtype=dtype)
+    table = residuum.replay(store).check()
+    assert table.num_rows == 4 * 3
+    off = max(row["max_difference"] / row["max_size"] for row in table.to_pylist())
+    assert least < off < most
+    assert residuum.replay(store).check([2])["example"].to_pylist() == [2, 2, 2]
+
+
+def test_a_long_sweep_shows_how_far_it_is(opened, capsys):
+    store, _, _ = opened
+    replay = residuum.replay(store, progress=True)
+    replay.sweep("resid_pre", 0, 2, metric=logit_diff(3, 5))
+    assert "replay" in capsys.readouterr().err
+    residuum.replay(store).sweep("resid_pre", 0, 2, metric=logit_diff(3, 5))
+    assert capsys.readouterr().err == ""

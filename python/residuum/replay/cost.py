@@ -9,12 +9,21 @@ if TYPE_CHECKING:
     from residuum.replay.plan import Plan
 
 
-def query_flops(of: Architecture, n_key: float) -> float:
-    """One row's way through a block: q, attention over `n_key` keys, W_O and MLP."""
+def attention_flops(of: Architecture, n_key: float) -> float:
+    """One row's q and its attention over `n_key` keys."""
     heads = of.n_head * of.d_head
+    return 2.0 * of.d_model * heads + 4.0 * heads * n_key
+
+
+def out_flops(of: Architecture) -> float:
+    """One row's way through W_O."""
+    return 2.0 * of.d_model * of.n_head * of.d_head
+
+
+def mlp_flops(of: Architecture) -> float:
+    """One row's way through the MLP."""
     n_matrix = 3 if of.modules["mlp_up"] else 2
-    linear = 2 * of.d_model * heads + n_matrix * of.d_model * of.d_mlp
-    return 2.0 * linear + 4.0 * heads * n_key
+    return 2.0 * n_matrix * of.d_model * of.d_mlp
 
 
 def key_flops(of: Architecture) -> float:
@@ -27,21 +36,19 @@ def plan_flops(plan: Plan, of: Architecture) -> list[float]:
     examples: dict[int, int] = {}
     for run in plan.runs:
         examples[run.first_row] = max(examples.get(run.first_row, 0), run.n_token)
+    cached = sum(examples.values()) * key_flops(of)
+    n_key = plan.n_token / 2
     out = []
-    for queries, keys in zip(plan.queries, plan.keys, strict=True):
-        if not queries.any():
-            out.append(0.0)
-            continue
-        cached = sum(examples.values()) * key_flops(of)
-        out.append(
-            float(queries.sum()) * query_flops(of, plan.n_token / 2)
-            + float(keys.sum()) * key_flops(of)
-            + cached
-        )
+    for mixed, attn, mlp, keys in zip(plan.mixed, plan.attn, plan.mlp, plan.keys, strict=True):
+        flops = float(mixed.sum()) * attention_flops(of, n_key)
+        flops += float(attn.sum()) * out_flops(of) + float(mlp.sum()) * mlp_flops(of)
+        if mixed.any() or keys.any():
+            flops += float(keys.sum()) * key_flops(of) + cached
+        out.append(flops)
     return out
 
 
 def full_flops(plan: Plan, of: Architecture) -> float:
     """Of a whole pass for each run."""
-    row = query_flops(of, plan.n_token / 2) + key_flops(of)
+    row = attention_flops(of, plan.n_token / 2) + out_flops(of) + mlp_flops(of) + key_flops(of)
     return sum(run.n_token for run in plan.runs) * of.n_layer * row

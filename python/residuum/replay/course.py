@@ -200,11 +200,14 @@ class _Layer:
 
     def cached_stream(self) -> Array:
         """What enters the block by the store: the examples' tokens one after another."""
+        rows = self.cached_rows()
+        return self.kit.array(self.course.cached.read(Site.RESID_PRE, self.layer, rows))
+
+    def cached_rows(self) -> Rows:
+        """The rows of the store that the examples' tokens are."""
         first = self.course.example_row
         spans = [np.arange(n) + row for row, n in zip(first, self.length, strict=True)]
-        return self.kit.array(
-            self.course.cached.read(Site.RESID_PRE, self.layer, np.concatenate(spans))
-        )
+        return np.concatenate(spans)
 
     def entering(self, stream: Array) -> Array:
         """What enters the block, with its edits, `[row, d_model]`."""
@@ -236,9 +239,14 @@ class _Layer:
         return Keys(self.kit.rotated(k, self.tokens(self.is_key) + self.turns()), v)
 
     def cached_keys(self, stream: Array) -> Keys:
-        """Those of all cached tokens."""
-        theirs = stream if self.of.post_norm else self.block.norm(0, stream)
+        """Those of all cached tokens: from the store where it has them, else from the stream."""
+        cached, layer = self.course.cached, self.layer
         token = np.concatenate([np.arange(n) for n in self.length])
+        if cached.has(Site.K, layer) and cached.has(Site.V, layer):
+            rows = self.cached_rows()
+            k, v = (self.kit.array(cached.read(site, layer, rows)) for site in (Site.K, Site.V))
+            return Keys(self.kit.rotated(k, token), v)
+        theirs = stream if self.of.post_norm else self.block.norm(0, stream)
         k = self.kit.rotated(self.by_head(self.block.k(theirs)), token)
         return Keys(k, self.by_head(self.block.v(theirs)))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
+from residuum.replay.check import check
 from residuum.replay.cost import full_flops, plan_flops
 from residuum.replay.patch import Patch
 from residuum.replay.paths import Mlps, Receiver, paths
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from residuum.progress import Reporter
     from residuum.replay.edit import Edit
     from residuum.replay.executor import Executor, Found
     from residuum.replay.metrics import Metric
@@ -47,7 +49,14 @@ class _Wanted:
 class Replay:
     """Answers what a pass would have given with patches; computes only what they can change."""
 
-    def __init__(self, store: Store, executor: Executor, *, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        *,
+        memory_bytes: int,
+        progress: bool | None = False,
+    ) -> None:
         """Use `residuum.replay(store)`, which chooses the executor."""
         self.store = store
         self.of = architecture(store)
@@ -55,6 +64,7 @@ class Replay:
         self.resolver = Resolver(self.source)
         self.executor = executor
         self.memory_bytes = memory_bytes
+        self.progress = progress
 
     def run(
         self,
@@ -178,6 +188,20 @@ class Replay:
         )
         return "\n".join(lines)
 
+    def check(self, examples: Sequence[int] | None = None) -> pa.Table:
+        """How far a replay is from what the store holds: whole passes from the first block on.
+
+        What is off is the rounding of the stored stream (16-bit stores) and of the computation.
+
+        Args:
+            examples: numbers; the first 16 by default.
+
+        Returns:
+            a row for each example and layer: example, layer, `max_difference` of what leaves the
+            block, and `max_size`, the largest number there.
+        """
+        return check(self, examples)
+
     def streams(self, runs: Sequence[Run]) -> list[NDArray[Any]]:
         """What leaves the last block at the tokens that each run reads, `[token, d_model]`."""
         last = (Site.RESID_POST, self.of.n_layer - 1)
@@ -247,13 +271,22 @@ class Replay:
     def execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
         """What each run's reads give, `[token, ...]` by site and layer."""
         found: list[dict[tuple[Site, int], NDArray[Any]]] = [{} for _ in runs]
-        for numbers, one in self._batches(runs):
-            values = self.executor.run(one, self.source)
-            for place, number in enumerate(numbers):
-                for read in runs[number].reads:
-                    at = (read.site, read.layer)
-                    found[number][at] = self._read(runs[number], read, values.get(at), place)
+        with self._reporter() as bar:
+            bar.start(len(runs), 0)
+            for numbers, one in self._batches(runs):
+                values = self.executor.run(one, self.source)
+                for place, number in enumerate(numbers):
+                    for read in runs[number].reads:
+                        at = (read.site, read.layer)
+                        found[number][at] = self._read(runs[number], read, values.get(at), place)
+                n_row = sum(int(mask.sum()) for mask in one.queries)
+                bar.advance(done=len(numbers), rows=n_row, n_bytes=0)
         return found
+
+    def _reporter(self) -> Reporter:
+        from residuum.progress import reporter  # its library is slow to load
+
+        return reporter("replay", show=self.progress)
 
     def _read(self, run: Run, read: Read, changed: Found | None, place: int) -> NDArray[Any]:
         """What was computed for the `place`-th run of a batch, the rest as it is stored."""

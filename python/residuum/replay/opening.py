@@ -33,6 +33,7 @@ def replay(
     dtype: Literal["float32", "float64"] = "float32",
     memory: int | str = "1GB",
     verify: bool = True,
+    progress: bool | None = None,
 ) -> Replay:
     """Open a store for replay.
 
@@ -46,6 +47,7 @@ def replay(
         dtype: that blocks are computed in.
         memory: bytes for the rows of one batch of replays, such as "1GB".
         verify: compare the hash of the weights with the store's, which reads all of them.
+        progress: show a bar of the replays done; by default where stderr is a terminal.
 
     Raises:
         StoreError: the store does not say how its model computes.
@@ -60,7 +62,7 @@ def replay(
     kit = _kit(chosen, of, Weights(tensors_of(folder), of), device, dtype)
     # How much a replay needs depends on its length, so that `Replay` refuses what is too little.
     budget = parse_memory(memory, least=0)
-    return Replay(store, KitExecutor(of, kit), memory_bytes=budget)
+    return Replay(store, KitExecutor(of, kit), memory_bytes=budget, progress=progress)
 
 
 def _chosen(executor: str, device: str, dtype: str) -> str:
