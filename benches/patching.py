@@ -1,17 +1,19 @@
 """Activation patching of a 20-token pair: residual stream and heads, GPT-2-small and NeoX shapes.
 
-Everyone patches the same cells of the same weights: residuum from its store, a full pass of the
-model for each patch, 20 patches in one batch, TransformerLens' `get_act_patch_*`. The metric is a
-logit difference at the last token. residuum sweeps every cell; the others a part, which is drawn
-once, and are compared by the time of a patch. The weights are random.
+Everyone patches the same cells of the same weights: residuum from its store, with either executor,
+a full pass of the model for each patch, 20 patches in one batch, TransformerLens'
+`get_act_patch_*`, nnsight's traces one by one and 20 in a batch. The metric is a logit difference
+at the last token. residuum sweeps every cell; the others a part, which is drawn once, and are
+compared by the time of a patch. Then 100 pairs in one sweep beside one pair, and a prompt of 1,000
+tokens patched at its last 50. The weights are random.
 
     python benches/patching.py [--rounds 5] [--cells 24]
 """
 
 import argparse
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,19 @@ import residuum
 from capture import make_model
 from common import Case, Measured, interleaved
 from findings import Goal, Report, versions
+from patchers import A, B, Cells, NNsight, Passes, lens_of, transformer_lens
 from residuum.replay import logit_diff
 
 WORK = Path(".cache/bench/patching")
-N_TOKEN, A, B = 20, 10, 20
+N_TOKEN, N_LONG, N_LAST = 20, 1000, 50
 N_WORD = 50257
-Cells = list[tuple[int, int]]
+METRIC = logit_diff(A, B)
 
 
-def pair() -> torch.Tensor:
-    """Ids of the clean and the corrupted prompt, `[2, token]`, different from token 3 on."""
-    ids = torch.randint(0, 5000, (2, N_TOKEN), generator=torch.Generator().manual_seed(0))
-    ids[1, :3] = ids[0, :3]
+def pair(n_token: int = N_TOKEN, seed: int = 0, same: int = 3) -> torch.Tensor:
+    """Ids of the clean and the corrupted prompt, `[2, token]`, alike before token `same`."""
+    ids = torch.randint(0, 5000, (2, n_token), generator=torch.Generator().manual_seed(seed))
+    ids[1, :same] = ids[0, :same]
     return ids
 
 
@@ -60,14 +63,14 @@ def shapes() -> dict[str, Callable[[], Any]]:
     return {"GPT-2 small": gpt2, "GPT-NeoX 160m": neox}
 
 
-def store_of(model: Any, name: str) -> residuum.Store:  # noqa: ANN401
-    """The pair's activations."""
+def store_of(model: Any, name: str, ids: torch.Tensor) -> residuum.Store:  # noqa: ANN401
+    """The activations of prompts, `[prompt, token]`."""
     folder = WORK / name.replace(" ", "_")
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder / "model")
     _, tokenizer = make_model()
     tokenizer.save_pretrained(folder / "model")
-    texts = [" ".join(f"w{i}" for i in row.tolist()) for row in pair()]
+    texts = [" ".join(f"w{i}" for i in row.tolist()) for row in ids]
     return residuum.capture(
         folder / "model",
         texts,
@@ -75,116 +78,6 @@ def store_of(model: Any, name: str) -> residuum.Store:  # noqa: ANN401
         sites=["resid_pre", "resid_final", "z"],
         device="cpu",
     )
-
-
-class Passes:
-    """Full passes of a model, patched by hooks."""
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401
-        """Run the clean prompt once and keep what it did."""
-        self.model = model
-        gpt2 = isinstance(model, GPT2LMHeadModel)
-        self.blocks = model.transformer.h if gpt2 else model.gpt_neox.layers
-        self.project = "attn.c_proj" if gpt2 else "attention.dense"
-        self.ids = pair()
-        self.stream: list[torch.Tensor] = []
-        self.z: list[torch.Tensor] = []
-        handles = []
-        for block in self.blocks:
-            handles.append(block.register_forward_pre_hook(lambda _m, a: self.stream.append(a[0])))
-            projection = block.get_submodule(self.project)
-            handles.append(projection.register_forward_pre_hook(lambda _m, a: self.z.append(a[0])))
-        with torch.no_grad():
-            model(self.ids[:1], use_cache=False)
-        for handle in handles:
-            handle.remove()
-
-    @torch.no_grad()
-    def run(self, n: int, module: Any, change: Callable[[torch.Tensor], None]) -> NDArray[Any]:  # noqa: ANN401
-        """The metric of `n` copies of the corrupted prompt, one module's input changed."""
-
-        def hook(_module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            x = args[0].clone()
-            change(x)
-            return (x, *args[1:])
-
-        handle = module.register_forward_pre_hook(hook)
-        logits = self.model(self.ids[1:].expand(n, -1), use_cache=False).logits[:, -1]
-        handle.remove()
-        return np.asarray(logits[:, A] - logits[:, B])
-
-    def residual(self, cells: Cells, *, batched: bool) -> NDArray[Any]:
-        """Cells of (layer, token), one by one or all tokens of a layer in one batch."""
-        out = []
-        for layer, token in cells:
-            block, clean = self.blocks[layer], self.stream[layer]
-            if not batched:
-
-                def one(x: torch.Tensor, token: int = token, clean: Any = clean) -> None:  # noqa: ANN401
-                    x[0, token] = clean[0, token]
-
-                out.append(self.run(1, block, one))
-        if batched:
-            for layer in dict.fromkeys(layer for layer, _ in cells):
-                clean = self.stream[layer]
-
-                def every(x: torch.Tensor, clean: Any = clean) -> None:  # noqa: ANN401
-                    place = torch.arange(N_TOKEN)
-                    x[place, place] = clean[0]
-
-                out.append(self.run(N_TOKEN, self.blocks[layer], every))
-        return np.concatenate(out)
-
-    def heads(self, cells: Cells) -> NDArray[Any]:
-        """Cells of (layer, head), one by one."""
-        out = []
-        for layer, head in cells:
-            mine = slice(64 * head, 64 * head + 64)
-
-            def one(x: torch.Tensor, mine: slice = mine, layer: int = layer) -> None:
-                x[..., mine] = self.z[layer][..., mine]
-
-            out.append(self.run(1, self.blocks[layer].get_submodule(self.project), one))
-        return np.concatenate(out)
-
-
-@contextmanager
-def lens_of(model: Any, tokenizer: Any) -> Iterator[Any]:  # noqa: ANN401
-    """TransformerLens' bridge over a model."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    name = "gpt2" if isinstance(model, GPT2LMHeadModel) else "EleutherAI/pythia-160m"
-    yield TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)
-
-
-def transformer_lens(bridge: Any) -> dict[str, Callable[[Cells], NDArray[Any]]]:  # noqa: ANN401
-    """`generic_activation_patch` over chosen cells, as `get_act_patch_*` calls it."""
-    import pandas as pd  # type: ignore[import-untyped]
-    from transformer_lens import patching
-
-    ids = pair()
-    with torch.no_grad():
-        _, cache = bridge.run_with_cache(ids[:1])
-
-    def metric(logits: torch.Tensor) -> torch.Tensor:
-        return logits[0, -1, A] - logits[0, -1, B]
-
-    def over(cells: Cells, setter: Any, site: str, names: list[str]) -> NDArray[Any]:  # noqa: ANN401
-        index = pd.DataFrame(cells, columns=names)
-        with torch.no_grad():
-            found = patching.generic_activation_patch(
-                bridge, ids[1:], cache, metric, setter, site, index_df=index
-            )
-        return np.asarray(found)
-
-    return {
-        "residual": lambda cells: over(
-            cells, patching.layer_pos_patch_setter, "resid_pre", ["layer", "pos"]
-        ),
-        "heads": lambda cells: over(
-            cells, patching.layer_head_vector_patch_setter, "z", ["layer", "head"]
-        ),
-    }
 
 
 def chosen(table: Any, cells: Cells, second: str) -> NDArray[Any]:  # noqa: ANN401
@@ -196,66 +89,151 @@ def chosen(table: Any, cells: Cells, second: str) -> NDArray[Any]:  # noqa: ANN4
     return np.array([of[cell] for cell in cells])
 
 
-def measure(report: Report, name: str, make: Callable[[], Any], n_cell: int, rounds: int) -> None:
-    """All of one shape."""
-    store = store_of(make(), name)
-    replay = residuum.replay(store)
-    metric = logit_diff(A, B)
-    passes = Passes(make())
-    rng = np.random.default_rng(0)
-    some = {
-        "token": [(int(i) // 20, int(i) % 20) for i in rng.choice(240, n_cell, replace=False)],
-        "head": [(int(i) // 12, int(i) % 12) for i in rng.choice(144, n_cell, replace=False)],
+def agree(who: str, got: NDArray[Any], want: NDArray[Any]) -> None:
+    """Refuse to time what gives other answers."""
+    error = np.abs(got - want).max()
+    assert error <= 1e-5 * max(1.0, np.abs(want).max()), (who, error)
+
+
+Sweeps = dict[str, Callable[[], Any]]
+
+
+def sweeps(store: residuum.Store, site: str, over: tuple[str, str]) -> Sweeps:
+    """The same sweep by each executor."""
+    replays = {name: residuum.replay(store, executor=name) for name in ("rust", "torch")}
+    names = {"rust": "residuum", "torch": "residuum, torch"}
+    return {
+        names[name]: partial(replay.sweep, site, 0, 1, over, metric=METRIC)
+        for name, replay in replays.items()
     }
+
+
+def residual(report: Report, name: str, make: Any, n_cell: int, rounds: int) -> None:  # noqa: ANN401
+    """The residual stream of one pair."""
+    ids = pair()
+    ours = sweeps(store_of(make(), name, ids), "resid_pre", ("layer", "token"))
+    passes, sight = Passes(make(), ids), NNsight(make(), ids)
+    rng = np.random.default_rng(0)
+    some = [(int(i) // 20, int(i) % 20) for i in rng.choice(240, n_cell, replace=False)]
     rows = [(layer, token) for layer in (0, 6, 11) for token in range(N_TOKEN)]
-
-    def residual() -> Any:  # noqa: ANN401
-        return replay.sweep("resid_pre", 0, 1, ("layer", "token"), metric=metric)
-
-    def heads() -> Any:  # noqa: ANN401
-        return replay.sweep("z", 0, 1, ("layer", "head"), metric=metric)
-
-    def agree(who: str, got: NDArray[Any], want: NDArray[Any]) -> None:
-        error = np.abs(got - want).max()
-        assert error <= 1e-5 * max(1.0, np.abs(want).max()), (name, who, error)
-
     with lens_of(make(), make_model()[1]) as bridge:
-        lens = transformer_lens(bridge)
-        want = passes.residual(some["token"], batched=False)
-        agree("residuum", chosen(residual(), some["token"], "token"), want)
-        agree("TransformerLens", lens["residual"](some["token"]), want)
-        agree("batched", passes.residual(rows, batched=True), chosen(residual(), rows, "token"))
-        want = passes.heads(some["head"])
-        agree("residuum", chosen(heads(), some["head"], "head"), want)
-        agree("TransformerLens", lens["heads"](some["head"]), want)
+        lens = transformer_lens(bridge, ids)["residual"]
+        want = passes.residual(some, batched=False)
+        for who, call in ours.items():
+            agree(who, chosen(call(), some, "token"), want)
+        agree("TransformerLens", lens(some), want)
+        agree("nnsight", sight.one_by_one(some), want)
+        want = chosen(ours["residuum"](), rows, "token")
+        agree("batched", passes.residual(rows, batched=True), want)
+        agree("nnsight, batched", sight.batched(rows), want)
         table(
             report,
             f"residual stream, {name}",
             {
-                "residuum": (Case(residual), 240),
-                "a full pass each": (
-                    Case(lambda: passes.residual(some["token"], batched=False)),
-                    n_cell,
-                ),
+                **{who: (Case(call), 240) for who, call in ours.items()},
+                "a full pass each": (Case(lambda: passes.residual(some, batched=False)), n_cell),
                 "20 in a batch": (Case(lambda: passes.residual(rows, batched=True)), len(rows)),
-                "TransformerLens": (Case(lambda: lens["residual"](some["token"])), n_cell),
+                "TransformerLens": (Case(lambda: lens(some)), n_cell),
+                "nnsight": (Case(lambda: sight.one_by_one(some)), n_cell),
+                "nnsight, 20 in a batch": (Case(lambda: sight.batched(rows)), len(rows)),
             },
             [
                 Goal("TransformerLens", ("TransformerLens",), 20),
-                Goal("batch", ("20 in a batch",), 6),
+                Goal("the best batch", ("20 in a batch", "nnsight, 20 in a batch"), 6),
+                Goal("its torch executor", ("residuum, torch",), 1),
             ],
             rounds,
         )
+
+
+def heads(report: Report, name: str, make: Any, n_cell: int, rounds: int) -> None:  # noqa: ANN401
+    """The heads of one pair."""
+    ids = pair()
+    ours = sweeps(store_of(make(), name, ids), "z", ("layer", "head"))
+    passes = Passes(make(), ids)
+    rng = np.random.default_rng(1)
+    some = [(int(i) // 12, int(i) % 12) for i in rng.choice(144, n_cell, replace=False)]
+    with lens_of(make(), make_model()[1]) as bridge:
+        lens = transformer_lens(bridge, ids)["heads"]
+        want = passes.heads(some)
+        for who, call in ours.items():
+            agree(who, chosen(call(), some, "head"), want)
+        agree("TransformerLens", lens(some), want)
         table(
             report,
             f"heads, {name}",
             {
-                "residuum": (Case(heads), 144),
-                "a full pass each": (Case(lambda: passes.heads(some["head"])), n_cell),
-                "TransformerLens": (Case(lambda: lens["heads"](some["head"])), n_cell),
+                **{who: (Case(call), 144) for who, call in ours.items()},
+                "a full pass each": (Case(lambda: passes.heads(some)), n_cell),
+                "TransformerLens": (Case(lambda: lens(some)), n_cell),
             },
-            [Goal("TransformerLens", ("TransformerLens",), 12)],
+            [
+                Goal("TransformerLens", ("TransformerLens",), 12),
+                Goal("its torch executor", ("residuum, torch",), 1),
+            ],
             rounds,
+        )
+
+
+def many_pairs(report: Report, name: str, make: Any, rounds: int) -> None:  # noqa: ANN401
+    """100 pairs in one sweep beside one, over three layers."""
+    ids = torch.cat([pair(seed=seed) for seed in range(100)])
+    replay = residuum.replay(store_of(make(), name, ids))
+    layers = (0, 6, 11)
+
+    def swept(n: int) -> Any:  # noqa: ANN401
+        clean = list(range(0, 2 * n, 2))
+        corrupted = [one + 1 for one in clean]
+        return replay.sweep("resid_pre", clean, corrupted, metric=METRIC, layers=layers)
+
+    one, every = swept(1), swept(100)
+    agree("100 pairs", every["logit_diff"].to_numpy()[: one.num_rows], one["logit_diff"].to_numpy())
+    n_cell = len(layers) * N_TOKEN
+    table(
+        report,
+        f"100 pairs, {name}",
+        {
+            "residuum": (Case(lambda: swept(100)), 100 * n_cell),
+            "one pair": (Case(lambda: swept(1)), n_cell),
+        },
+        [Goal("one pair", ("one pair",), 1)],
+        rounds,
+    )
+
+
+def long_prompt(report: Report, name: str, make: Any, n_cell: int, rounds: int) -> None:  # noqa: ANN401
+    """The last positions of a long prompt, which differs only there."""
+    ids = pair(N_LONG, same=N_LONG - N_LAST)
+    ours = residuum.replay(store_of(make(), name, ids))
+    passes = Passes(make(), ids)
+    tokens = list(range(N_LONG - N_LAST, N_LONG))
+    rng = np.random.default_rng(2)
+    some = [
+        (int(i) // N_LAST, tokens[int(i) % N_LAST])
+        for i in rng.choice(12 * N_LAST, max(n_cell // 4, 2), replace=False)
+    ]
+
+    def swept() -> Any:  # noqa: ANN401
+        return ours.sweep("resid_pre", 0, 1, metric=METRIC, tokens=tokens)
+
+    with lens_of(make(), make_model()[1]) as bridge:
+        lens = transformer_lens(bridge, ids)["residual"]
+        want = passes.residual(some, batched=False)
+        agree("residuum", chosen(swept(), some, "token"), want)
+        agree("TransformerLens", lens(some), want)
+        table(
+            report,
+            f"the last 50 of 1,000 tokens, {name}",
+            {
+                "residuum": (Case(swept), 12 * N_LAST),
+                "a full pass each": (
+                    Case(lambda: passes.residual(some, batched=False)),
+                    len(some),
+                ),
+                "TransformerLens": (Case(lambda: lens(some)), len(some)),
+            },
+            [Goal("TransformerLens", ("TransformerLens",), 50)],
+            min(rounds, 3),
         )
 
 
@@ -293,11 +271,14 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     report = Report("patching", "Patch replay")
     report.introduce(__doc__)
-    report.say(
-        f"Medians of {options.rounds}. {versions('torch', 'transformers', 'transformer-lens')}"
-    )
+    packages = ("torch", "transformers", "transformer-lens", "nnsight")
+    report.say(f"Medians of {options.rounds}. {versions(*packages)}")
     for name, make in shapes().items():
-        measure(report, name, make, options.cells, options.rounds)
+        residual(report, name, make, options.cells, options.rounds)
+        heads(report, name, make, options.cells, options.rounds)
+    name, make = next(iter(shapes().items()))
+    many_pairs(report, name, make, options.rounds)
+    long_prompt(report, name, make, options.cells, options.rounds)
     report.keep()
 
 
