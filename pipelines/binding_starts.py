@@ -6,7 +6,7 @@ a head writes is what it reads (the output projection is the transpose of the va
 content and position lie apart in the stream. No start solves the task.
 """
 
-import math
+from collections.abc import Sequence
 
 import torch
 from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM
@@ -47,15 +47,21 @@ def start_by_halves(model: GPT2LMHeadModel) -> None:
 
 
 @torch.no_grad()
-def start_looking_back(model: GPTNeoXForCausalLM, steps: int) -> None:
-    """Heads look at equal words, but one of the first layer, which looks `steps` tokens back.
+def start_looking_back(model: GPTNeoXForCausalLM, steps: Sequence[int]) -> None:
+    """Heads look at equal words, but the last ones of the first layer, which look back.
 
-    So an attribute can take up its entity's content. The control is steered to that by this head.
+    Each of these looks so many tokens back. With one that reaches from an attribute to its entity,
+    the attribute can take up the entity's content: the control is steered to direct binding. With
+    heads for 1, 2, … n steps a token can tell how far behind `<bos>` or `<sep>` it stands, by which
+    head finds one: that can serve as an ID where positions are rotary.
     """
     config = model.config
     d, n_head = config.hidden_size, config.num_attention_heads
     d_head = d // n_head
     words = model.gpt_neox.embed_in.weight.normal_(0, DIRECT_WORD_SCALE)
+    if len(steps) > 1:
+        # What opens the list of entities looks at first like what opens that of attributes.
+        words[config.eos_token_id] = words[config.bos_token_id]
     model.get_output_embeddings().weight.copy_(DIRECT_UNEMBED_SHARE * words)
     for layer, block in enumerate(model.gpt_neox.layers):
         same = DIRECT_GAIN * orthogonal(d)
@@ -65,9 +71,10 @@ def start_looking_back(model: GPTNeoXForCausalLM, steps: int) -> None:
         )
         bias = torch.zeros(n_head, 3, d_head)
         if not layer:
-            fused[-1, :2] *= STEER_CONTENT
-            bias[-1, 0] = STEER_BIAS
-            bias[-1, 1] = turned(bias[-1, 0], steps, config.rope_parameters["rope_theta"])
+            for head, back in zip(range(n_head - len(steps), n_head), steps, strict=True):
+                fused[head, :2] *= STEER_CONTENT
+                bias[head, 0] = STEER_BIAS
+                bias[head, 1] = turned(bias[head, 0], back, config.rope_parameters["rope_theta"])
         block.attention.query_key_value.weight.copy_(fused.reshape(3 * d, d))
         block.attention.query_key_value.bias.copy_(bias.flatten())
         block.attention.dense.weight.copy_(value.T)
@@ -86,8 +93,3 @@ def turned(vector: torch.Tensor, steps: int, theta: float) -> torch.Tensor:
     a, b = vector[:half], vector[half:]
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([a * cos - b * sin, a * sin + b * cos])
-
-
-def chance_loss(n: int) -> float:
-    """Nats per query of a model that names one of n listed attributes."""
-    return math.log(n)

@@ -33,7 +33,7 @@ from residuum.prompts.binding import vocabulary
 
 CACHE = Path(".cache/models")
 
-D_MODEL, N_HEAD, D_MLP = 64, 2, 128
+D_MODEL, D_MLP = 64, 128
 ROPE_THETA = 100.0
 LEARNING_RATE, BETAS, WEIGHT_DECAY = 2e-3, (0.9, 0.98), 0.01
 BATCH, N_WARM, DECAY_SHARE = 32, 100, 0.15
@@ -49,18 +49,20 @@ class Recipe:
     """One model.
 
     Attributes:
-        start: `halves` (binds by ID) or `back` (binds directly).
+        start: `halves` (learned positions; binds by ID), `back` (rotary, a head that looks from an
+            attribute to its entity; binds directly) or `count` (rotary, a head for each distance).
         world: how prompts are written.
         sizes: numbers of entities; each batch has one of them.
         groups: vocabularies of so many words that never meet in a prompt.
         budget: steps at most.
     """
 
-    start: Literal["halves", "back"]
+    start: Literal["halves", "back", "count"]
     world: World
     sizes: tuple[int, ...] = (4,)
     seed: int = 0
     n_layer: int = 2
+    n_head: int = 2
     n_word: int = 20
     groups: int = 1
     budget: int = 2100
@@ -72,6 +74,8 @@ RECIPES = {
     "late_rule": Recipe("halves", "late", n_layer=3),
     "direct_adj": Recipe("back", "adj"),
     "direct_par": Recipe("back", "par"),
+    "rotary_par": Recipe("count", "par", n_layer=3, n_head=4),
+    "rotary_par_mixed": Recipe("count", "par", sizes=(2, 3, 4), n_layer=3, n_head=4, budget=2400),
     "id_par_8": Recipe("halves", "par", sizes=(8,), n_word=40, budget=4200),
     "id_par_groups": Recipe("halves", "par", sizes=(3,), n_word=40, groups=2),
 }
@@ -122,7 +126,8 @@ def build(recipe: Recipe) -> PreTrainedModel:
     torch.manual_seed(recipe.seed)
     longest = 5 * max(recipe.sizes) + 4
     ids = {name: i for i, name in enumerate(vocabulary(recipe.n_word))}
-    common = {"bos_token_id": ids["<bos>"], "eos_token_id": ids["<eos>"]}
+    # A context ends its list of entities with <sep>.
+    common = {"bos_token_id": ids["<bos>"], "eos_token_id": ids["<sep>"]}
     if recipe.start == "halves":
         gpt2 = GPT2LMHeadModel(
             GPT2Config(
@@ -130,7 +135,7 @@ def build(recipe: Recipe) -> PreTrainedModel:
                 n_positions=longest,
                 n_embd=D_MODEL,
                 n_layer=recipe.n_layer,
-                n_head=N_HEAD,
+                n_head=recipe.n_head,
                 n_inner=D_MLP,
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
@@ -147,7 +152,7 @@ def build(recipe: Recipe) -> PreTrainedModel:
             hidden_size=D_MODEL,
             intermediate_size=D_MLP,
             num_hidden_layers=recipe.n_layer,
-            num_attention_heads=N_HEAD,
+            num_attention_heads=recipe.n_head,
             rope_parameters={
                 "rope_type": "default",
                 "rope_theta": ROPE_THETA,
@@ -157,8 +162,10 @@ def build(recipe: Recipe) -> PreTrainedModel:
             **common,
         )
     )
-    steps = 1 if recipe.world == "adj" else recipe.sizes[0] + 1
-    start_looking_back(neox, steps)
+    if recipe.start == "count":
+        start_looking_back(neox, range(1, recipe.n_head + 1))
+    else:
+        start_looking_back(neox, [1 if recipe.world == "adj" else recipe.sizes[0] + 1])
     return neox
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.analyses.binding_ids.subject import Exchange, Put, Scores, Shift, Turn
+from residuum.analyses.binding_ids.changes import changed, width
+from residuum.analyses.binding_ids.subject import Scores, Turn
 from residuum.errors import SiteError
 from residuum.replay.edit import Edit
 from residuum.replay.opening import replay
@@ -101,7 +102,7 @@ class Captured:
 
     def _blocks(self, n_prompt: int, interventions: Sequence[Intervention]) -> Iterator[Ints]:
         """Numbers of prompts whose runs fit into memory together."""
-        most = max((_width(changes) for changes in interventions), default=0)
+        most = max((width(changes) for changes in interventions), default=0)
         each = 4 * self.n_layer * self.replay.of.d_model * max(most, 1) * len(interventions)
         size = max(1, min(RUNS // max(len(interventions), 1), VALUE_BYTES // each))
         for start in range(0, n_prompt, size):
@@ -109,7 +110,7 @@ class Captured:
 
     def _runs(self, prompts: Prompts, block: Ints, changes: Intervention) -> list[Run]:
         """One run for each prompt of a block."""
-        tokens, values = changed(self, prompts, block, changes)
+        tokens, values = changed(self, prompts.example[block], changes, block)
         example, ctx_end = prompts.example[block], prompts.ctx_end[block]
         order = np.argsort(tokens, axis=1)
         tokens = np.take_along_axis(tokens, order, 1)
@@ -195,61 +196,3 @@ def _turned(tokens: Ints, steps: Ints, n_layer: int) -> list[Edit]:
     return [
         Edit(Site.K, layer, tokens[order], scale=1.0, turn=steps[order]) for layer in range(n_layer)
     ]
-
-
-def _width(changes: Intervention) -> int:
-    """Tokens whose stream an intervention changes in a prompt, at most."""
-    return sum(
-        change.first.shape[1] * 2 if isinstance(change, Exchange) else change.tokens.shape[1]
-        for change in changes
-        if not isinstance(change, Turn)
-    )
-
-
-def changed(
-    subject: Captured, prompts: Prompts, block: Ints, changes: Intervention
-) -> tuple[Ints, Floats]:
-    """The tokens whose stream is changed, and what they then hold.
-
-    Returns:
-        tokens, int64 `[prompt, k]`, each once in a prompt; values `[prompt, k, layer, d_model]`.
-    """
-    columns: dict[bytes, int] = {}
-    listed: list[Ints] = []
-
-    def place(tokens: Ints) -> list[int]:
-        found = []
-        for column in tokens.T:
-            key = column.tobytes()
-            if key not in columns:
-                columns[key] = len(listed)
-                listed.append(column)
-            found.append(columns[key])
-        return found
-
-    places = []
-    for change in changes:
-        if isinstance(change, Exchange):
-            places.append((place(change.first[block]), place(change.second[block])))
-        elif not isinstance(change, Turn):
-            places.append((place(change.tokens[block]), []))
-    if not listed:
-        return np.empty((len(block), 0), np.int64), np.empty((len(block), 0, 1, 1))
-    tokens = np.stack(listed, 1)
-    values = _values(subject, prompts.example[block], tokens)
-    streams = [change for change in changes if not isinstance(change, Turn)]
-    for change, (at, other) in zip(streams, places, strict=True):
-        if isinstance(change, Put):
-            values[:, at] = _values(subject, change.example[block], change.donors[block])
-        elif isinstance(change, Shift):
-            values[:, at] += change.by.astype(values.dtype)
-        else:
-            values[:, at + other] = values[:, other + at]
-    return tokens, values
-
-
-def _values(subject: Captured, example: Ints, tokens: Ints) -> Floats:
-    """What entered every block at tokens `[prompt, k]`: `[prompt, k, layer, d_model]`."""
-    n, k = tokens.shape
-    found = subject.values(np.repeat(example, k), tokens.ravel())
-    return found.reshape(n, k, *found.shape[1:])

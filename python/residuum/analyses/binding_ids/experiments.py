@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 Made = Iterator[tuple[str, Rows]]
-MCQ = "MCQ"
+MCQ, MCQ_ONLY = "MCQ", "mcq_width"
 
 
 @dataclass
@@ -184,24 +184,11 @@ def run(study: Study) -> dict[str, Rows]:
         raise ArgumentError(message)
     tables: dict[str, Rows] = {}
     for name in asked or RUNS:
-        done, reasons = False, []
-        for prompts in study.groups:
-            try:
-                _refuse_other_kind(name, prompts)
-                made = list(RUNS[name](study, prompts))
-            except Unsuited as reason:
-                reasons.append((prompts, str(reason)))
-                continue
-            done = True
-            for table, rows in made:
-                tables.setdefault(table, []).extend(_with_common(prompts, "test", rows))
-        if asked and not done:
-            message = f"{name} cannot be run: {reasons[0][1] if reasons else 'there are no prompts'}"
+        skipped = _run_one(study, name, tables)
+        if asked and len(skipped) == max(1, len(_suited(study, name))):
+            message = f"{name} cannot be run: {skipped[0]['reason']}"
             raise ArgumentError(message)
-        tables.setdefault("skipped", []).extend(
-            {"experiment": name, "task": p.task, "n_entities": p.n, "reason": reason}
-            for p, reason in reasons
-        )
+        tables.setdefault("skipped", []).extend(skipped)
     for prompts, found in study.estimated():
         tables.setdefault("deltas", []).extend(
             _with_common(prompts, "train", differences.rows(found))
@@ -212,11 +199,28 @@ def run(study: Study) -> dict[str, Rows]:
     return tables
 
 
-def _refuse_other_kind(experiment: str, prompts: Prompts) -> None:
+def _run_one(study: Study, name: str, tables: dict[str, Rows]) -> Rows:
+    """Run an experiment on all prompts that it is for; rows of `skipped`."""
+    skipped: Rows = []
+    suited = _suited(study, name)
+    if not suited:
+        kind = f"there are no prompts of {MCQ}" if name == MCQ_ONLY else "there are no such prompts"
+        skipped.append({"experiment": name, "reason": kind})
+    for prompts in suited:
+        try:
+            made = list(RUNS[name](study, prompts))
+        except Unsuited as reason:
+            where = {"task": prompts.task, "n_entities": prompts.n}
+            skipped.append({"experiment": name, **where, "reason": str(reason)})
+            continue
+        for table, rows in made:
+            tables.setdefault(table, []).extend(_with_common(prompts, "test", rows))
+    return skipped
+
+
+def _suited(study: Study, experiment: str) -> list[Prompts]:
     """Multiple choice has one experiment of its own, and no part in the others."""
-    if (experiment == "mcq_width") != (prompts.task == MCQ):
-        message = f"{experiment} is not for the prompts of {prompts.task}"
-        raise Unsuited(message)
+    return [one for one in study.groups if (experiment == MCQ_ONLY) == (one.task == MCQ)]
 
 
 def _with_common(prompts: Prompts, split: str, rows: Rows) -> Rows:
