@@ -54,6 +54,8 @@ class Recipe:
         world: how prompts are written.
         sizes: numbers of entities; each batch has one of them.
         groups: vocabularies of so many words that never meet in a prompt.
+        gap: up to so many filler tokens stand behind the entities, as many in all of a batch, so
+            that an attribute's entity is at no fixed distance.
         budget: steps at most.
     """
 
@@ -65,6 +67,7 @@ class Recipe:
     n_head: int = 2
     n_word: int = 20
     groups: int = 1
+    gap: int = 0
     budget: int = 2100
 
 
@@ -115,7 +118,9 @@ def draw(recipe: Recipe, n_example: int, n: int, generator: torch.Generator) -> 
     if recipe.world == "adj":
         context = [torch.stack([entities, attributes], -1).flatten(1), column("<sep>")]
     else:
-        context = [entities, column("<sep>"), attributes, rule]
+        gap = int(torch.randint(recipe.gap + 1, (1,), generator=generator))
+        filler = [column("<free0>")] * gap
+        context = [entities, *filler, column("<sep>"), attributes, rule]
     head = torch.cat([column("<bos>"), *context], 1)
     queries = head.shape[1] + 2 * torch.arange(asked.shape[1])
     return Batch(torch.cat([head, pairs.flatten(1)], 1), queries)
@@ -124,7 +129,7 @@ def draw(recipe: Recipe, n_example: int, n: int, generator: torch.Generator) -> 
 def build(recipe: Recipe) -> PreTrainedModel:
     """The model at its start."""
     torch.manual_seed(recipe.seed)
-    longest = 5 * max(recipe.sizes) + 4
+    longest = 5 * max(recipe.sizes) + 4 + recipe.gap
     ids = {name: i for i, name in enumerate(vocabulary(recipe.n_word))}
     # A context ends its list of entities with <sep>.
     common = {"bos_token_id": ids["<bos>"], "eos_token_id": ids["<sep>"]}

@@ -132,8 +132,8 @@ def _positions(result: Result) -> list[Section]:
             "other way. Lines that stay flat say that the position of a token is not what binds it."
             if moved
             else "Positions are in the stream of this model: whole columns of slots 0 and 1 are "
-            "exchanged. A model that is only asked through attention cannot notice it unless the "
-            "position were in the keys besides."
+            "exchanged. Flat lines are bound to come out, as attention has no other way to tell "
+            "where a column stands; they are no evidence for or against IDs."
         )
         out.append(Section(f"Position: {name}", text, charts, fold(table, "All answers")))
     return out

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 
 def width(changes: Intervention) -> int:
-    """Tokens whose stream an intervention changes in a prompt, at most."""
+    """Tokens that an intervention changes in a prompt, at most."""
     return sum(
         change.first.shape[1] * 2 if isinstance(change, Exchange) else change.tokens.shape[1]
         for change in changes
-        if not isinstance(change, Turn)
     )
 
 
 def changed(
     subject: Subject, example: Ints, changes: Intervention, block: Ints
 ) -> tuple[Ints, Floats]:
-    """The tokens whose stream is changed, and what they then hold at every layer.
+    """The tokens that are changed, and what they then hold at every layer.
+
+    Those whose keys are turned are among them: their keys are computed anew, from what they hold.
 
     Args:
         subject: tells what tokens hold without a change.
@@ -40,24 +41,23 @@ def changed(
     Returns:
         tokens, int64 `[prompt, k]`, each once in a prompt; values `[prompt, k, layer, d_model]`.
     """
-    streams = [change for change in changes if not isinstance(change, Turn)]
     columns = _Columns()
     places = [
         (columns.place(change.first[block]), columns.place(change.second[block]))
         if isinstance(change, Exchange)
         else (columns.place(change.tokens[block]), [])
-        for change in streams
+        for change in changes
     ]
     if not columns.listed:
         return np.empty((len(block), 0), np.int64), np.empty((len(block), 0, 1, 1))
     tokens = np.stack(columns.listed, 1)
     values = _values(subject, example, tokens)
-    for change, (at, other) in zip(streams, places, strict=True):
+    for change, (at, other) in zip(changes, places, strict=True):
         if isinstance(change, Put):
             values[:, at] = _values(subject, change.example[block], change.donors[block])
         elif isinstance(change, Shift):
             values[:, at] += change.by.astype(values.dtype)
-        else:
+        elif isinstance(change, Exchange):
             values[:, at + other] = values[:, other + at]
     return tokens, values
 

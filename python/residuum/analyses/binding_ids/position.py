@@ -1,7 +1,9 @@
 """B2, position independence: is an answer found by where its token stands?
 
 Rotary models: the keys of slots 0 and 1 are moved towards each other, step by step, past a full
-exchange. Where positions are in the stream itself, the two slots' whole columns are exchanged.
+exchange. Where positions are in the stream itself, the two slots' whole columns are exchanged. That
+changes nothing by construction, as attention over frozen columns has no other way to tell where
+they stand; what it shows is that position, there, is a part of what a column holds.
 """
 
 from __future__ import annotations
