@@ -77,7 +77,7 @@ class HandMade:
             query = (found @ self.ids.T) @ self.ids
         read = looked_up(attributes, query, attributes)
         logits = SHARPNESS * read @ self.attributes.T
-        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 def looked_up(keys: Floats, query: Floats, values: Floats) -> Floats:
@@ -85,7 +85,7 @@ def looked_up(keys: Floats, query: Floats, values: Floats) -> Floats:
     scores = SHARPNESS * np.einsum("ptd,pd->pt", keys, query)
     pattern = np.exp(scores - scores.max(1, keepdims=True))
     pattern /= pattern.sum(1, keepdims=True)
-    return np.einsum("pt,ptd->pd", pattern, values)
+    return np.asarray(np.einsum("pt,ptd->pd", pattern, values))
 
 
 def made(kind: Kind, n_prompt: int = N_PROMPT, seed: int = SEED) -> tuple[HandMade, Prompts]:
@@ -162,7 +162,9 @@ def table(kind: Kind) -> dict[str, list[float]]:
             ]
     moved = position.by_columns(subject, prompts)
     found["columns exchanged"] = [
-        row["chosen"] for row in moved if row["is_right"] and row["category"] == "both" and row["offset"]
+        row["chosen"]
+        for row in moved
+        if row["is_right"] and row["category"] == "both" and row["offset"]
     ]
     return found
 

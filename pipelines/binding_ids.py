@@ -5,7 +5,7 @@
 
 Without --model, models of the same task and accuracy are trained, some to bind by ID and some to
 bind directly (train_binding_models.py); the table at the end shows that the study tells them apart.
-Everything is kept under runs/binding_ids/ and is asked again, not computed again.
+Everything is kept under demo/binding_ids/ and is asked again, not computed again.
 """
 
 import argparse
@@ -23,14 +23,19 @@ import residuum
 from residuum.analyses import run as ask
 from residuum.analyses.result import Result
 from residuum.prompts.binding import TASKS, Tokenise, fitted, option_rows, rows, world
+from residuum.prompts.binding.worlds import World
 from residuum.report import StoreCard, build
 from residuum.store import Store
 from train_binding_models import RECIPES, binding_model
 
-OUT = Path("runs/binding_ids")
+OUT = Path("demo/binding_ids")
 SITES = ["resid_pre", "resid_final"]
 N_TRAIN, N_TEST = 500, 100
-WORLDS = {"par": ("par",), "adj": ("adj",), "late": ("late_resp", "late_rev")}
+WORLDS: dict[str, tuple[World, ...]] = {
+    "par": ("par",),
+    "adj": ("adj",),
+    "late": ("late_resp", "late_rev"),
+}
 # The map of IDs takes 120,000 replays: of one model it is enough.
 MAPPED = "id_par_groups"
 

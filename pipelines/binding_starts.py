@@ -7,6 +7,7 @@ content and position lie apart in the stream. No start solves the task.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM
@@ -20,7 +21,8 @@ STEER_CONTENT, STEER_BIAS = 0.2, 2.0
 
 def orthogonal(n: int) -> torch.Tensor:
     """A random rotation, `[n, n]`."""
-    return torch.linalg.qr(torch.randn(n, n)).Q
+    rotation: torch.Tensor = torch.linalg.qr(torch.randn(n, n)).Q
+    return rotation
 
 
 @torch.no_grad()
@@ -34,7 +36,8 @@ def start_by_halves(model: GPT2LMHeadModel) -> None:
     words, places = model.transformer.wte.weight, model.transformer.wpe.weight
     words.zero_()[:, :half].normal_(0, WORD_SCALE)
     places.zero_()[:, half:].normal_(0, WORD_SCALE)
-    for block in model.transformer.h:
+    blocks: list[Any] = list(model.transformer.h)
+    for block in blocks:
         same = torch.zeros(d, d)
         same[:half, :half] = CONTENT_GAIN * orthogonal(half)
         same[half:, half:] = POSITION_GAIN * orthogonal(half)
@@ -55,15 +58,18 @@ def start_looking_back(model: GPTNeoXForCausalLM, steps: Sequence[int]) -> None:
     heads for 1, 2, … n steps a token can tell how far behind `<bos>` or `<sep>` it stands, by which
     head finds one: that can serve as an ID where positions are rotary.
     """
-    config = model.config
+    config: Any = model.config
     d, n_head = config.hidden_size, config.num_attention_heads
     d_head = d // n_head
-    words = model.gpt_neox.embed_in.weight.normal_(0, DIRECT_WORD_SCALE)
+    embedding: Any = model.gpt_neox.embed_in
+    words = embedding.weight.normal_(0, DIRECT_WORD_SCALE)
     if len(steps) > 1:
         # What opens the list of entities looks at first like what opens that of attributes.
         words[config.eos_token_id] = words[config.bos_token_id]
-    model.get_output_embeddings().weight.copy_(DIRECT_UNEMBED_SHARE * words)
-    for layer, block in enumerate(model.gpt_neox.layers):
+    unembedding: Any = model.get_output_embeddings()
+    unembedding.weight.copy_(DIRECT_UNEMBED_SHARE * words)
+    blocks: list[Any] = list(model.gpt_neox.layers)
+    for layer, block in enumerate(blocks):
         same = DIRECT_GAIN * orthogonal(d)
         value = DIRECT_VALUE_GAIN * orthogonal(d)
         fused = torch.cat(

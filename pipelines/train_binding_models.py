@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -118,8 +118,10 @@ def draw(recipe: Recipe, n_example: int, n: int, generator: torch.Generator) -> 
     if recipe.world == "adj":
         context = [torch.stack([entities, attributes], -1).flatten(1), column("<sep>")]
     else:
-        gap = int(torch.randint(recipe.gap + 1, (1,), generator=generator))
-        filler = [column("<free0>")] * gap
+        filler: list[torch.Tensor] = []
+        if recipe.gap:
+            gap = int(torch.randint(recipe.gap + 1, (1,), generator=generator))
+            filler = [column("<free0>")] * gap
         context = [entities, *filler, column("<sep>"), attributes, rule]
     head = torch.cat([column("<bos>"), *context], 1)
     queries = head.shape[1] + 2 * torch.arange(asked.shape[1])
@@ -132,7 +134,7 @@ def build(recipe: Recipe) -> PreTrainedModel:
     longest = 5 * max(recipe.sizes) + 4 + recipe.gap
     ids = {name: i for i, name in enumerate(vocabulary(recipe.n_word))}
     # A context ends its list of entities with <sep>.
-    common = {"bos_token_id": ids["<bos>"], "eos_token_id": ids["<sep>"]}
+    common: dict[str, Any] = {"bos_token_id": ids["<bos>"], "eos_token_id": ids["<sep>"]}
     if recipe.start == "halves":
         gpt2 = GPT2LMHeadModel(
             GPT2Config(

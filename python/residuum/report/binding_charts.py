@@ -127,7 +127,7 @@ def _chance(chance: float) -> list[alt.Chart]:
 
 
 def position_lines(rows: Rows, *, title: str) -> Chart:
-    """Mean log-probability over how far slots 0 and 1 are moved; rules at none and at a full move."""
+    """Mean log-probability over how far slots 0 and 1 are moved; rules at none and at all."""
     lines = [
         {
             "offset": row["offset"],
@@ -143,7 +143,11 @@ def position_lines(rows: Rows, *, title: str) -> Chart:
         alt.Chart(data(lines))
         .mark_line(point=alt.OverlayMarkDef(size=30, filled=True))
         .encode(
-            x=alt.X("offset:Q", title="slot 0 moved by (tokens)", axis=alt.Axis(format="d")),
+            x=alt.X(
+                "offset:Q",
+                title="slot 0 moved by (tokens)",
+                axis=alt.Axis(format="d", tickMinStep=1),
+            ),
             y=alt.Y("value:Q", title="mean log-prob (nats)"),
             color=alt.Color("series:N", title=None, legend=alt.Legend(orient="top", columns=2)),
             tooltip=["series:N", "offset:Q", alt.Tooltip("value:Q", format=".3f"), "chosen:Q"],
@@ -223,7 +227,9 @@ def width_line(rows: Rows) -> Chart:
         alt.Chart(data(rows))
         .mark_line(point=alt.OverlayMarkDef(size=40, filled=True))
         .encode(
-            x=alt.X("width:O", title="last tokens of each option line", axis=alt.Axis(labelAngle=0)),
+            x=alt.X(
+                "width:O", title="last tokens of each option line", axis=alt.Axis(labelAngle=0)
+            ),
             y=alt.Y("cal_accuracy:Q", title="accuracy (share)", scale=alt.Scale(domain=[0, 1])),
             tooltip=["width:O", alt.Tooltip("cal_accuracy:Q", format=".3f"), "n:Q"],
         )

@@ -230,14 +230,12 @@ def _geometry(result: Result) -> list[Section]:
     out = []
     for name, table in _groups(result["geometry"]):
         plane = _of_task(result["plane"], table).to_pylist()
-        fixed = dict.fromkeys(zip(table["c0_x"].to_pylist(), table["c0_y"].to_pylist(), strict=True))
+        fixed = dict.fromkeys(
+            zip(table["c0_x"].to_pylist(), table["c0_y"].to_pylist(), strict=True)
+        )
         charts = [
             id_map(
-                [
-                    row
-                    for row in table.to_pylist()
-                    if (row["c0_x"], row["c0_y"]) == at
-                ],
+                [row for row in table.to_pylist() if (row["c0_x"], row["c0_y"]) == at],
                 plane,
             )
             for at in fixed

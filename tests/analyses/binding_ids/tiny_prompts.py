@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 import tiny_models
-from residuum.prompts.binding import Task, rows
 
 import residuum
+from residuum.prompts.binding import Task, rows
 
 SITES = ["resid_pre", "resid_final"]
 N_ENTITIES = 2

@@ -9,13 +9,14 @@ are many entities (arXiv 2510.06182, 2409.05448; to be checked).
     store, model ─replay─▶ Captured (a Subject) ─▶ experiments ─▶ tables
                              └─ deltas (means over prompts)
 
-    swaps.py (B1)  position.py (B2)  means.py (B3, B4, B5)  geometry.py (B6)  options.py (B8)  scan.py
+    swaps.py (B1)  position.py (B2)  means.py (B3, B4, B5)  geometry.py (B6)  options.py (B8)
+    scan.py (which column is an answer read from?)  slots.py (from the store alone)
     ONEHOP prompts go through B1 to B4 like any other (B7).
 
-Experiments know a `Subject` only, a thing that scores prompts under interventions, so that they can
-be tried on mechanisms made by hand. Departures from the reference: the same-item estimator for every
-slot (by rotating as often as needed); medians by slot of the answer; in B5 a source's slot 0 keeps
-the target's own ID, where the reference takes the source's second to fourth.
+Experiments know a `Subject` only, a thing that scores prompts under interventions, so that they
+can be tried on mechanisms made by hand. Departures from the reference: the same-item estimator for
+every slot (by rotating as often as needed); in B5 a source's slot 0 keeps the target's own ID,
+where the reference takes the source's second to fourth.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,7 @@ def compute(store: "Store", params: Params) -> Tables:
     subject = Captured(store, params.model, device=params.device, memory=params.memory)
     made = run_experiments(Study(subject, groups, params, _model(store)))
     return {
-        table.name: pa.Table.from_pylist(made.get(table.name, []), table.schema)
-        for table in TABLES
+        table.name: pa.Table.from_pylist(made.get(table.name, []), table.schema) for table in TABLES
     }
 
 

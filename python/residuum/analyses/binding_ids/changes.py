@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.analyses.binding_ids.subject import Exchange, Put, Shift, Turn
+from residuum.analyses.binding_ids.subject import Exchange, Put, Shift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -41,7 +41,7 @@ ENDS = (-0.5, 1.5)
 
 
 def plane(deltas: Deltas) -> tuple[Vectors, Vectors, tuple[float, float]]:
-    """The first difference, what of the second is orthogonal to it, and the second's coordinates."""
+    """The first difference, what of the second is orthogonal to it, the second's coordinates."""
     flat = [
         np.concatenate([deltas.by[category][slot].ravel() for category in CATEGORIES])
         for slot in (1, 2)

@@ -70,7 +70,6 @@ def own_queries(prompts: Prompts) -> Prompts:
     return asked.take(asked.query <= prompts.n)
 
 
-
 def mean_intervention(
     subject: Subject, prompts: Prompts, deltas: Deltas, *, seeds: Sequence[int], promote: bool
 ) -> tuple[Rows, Rows]:
@@ -81,9 +80,11 @@ def mean_intervention(
     """
     asked = own_queries(prompts)
     exchanged = [1, 0, *range(2, prompts.n)]
-    kinds = [("mean", 0, deltas)]
+    kinds: list[tuple[str, int, Deltas]] = [("mean", 0, deltas)]
     kinds += [("random", seed, deltas.random(np.random.default_rng(seed))) for seed in seeds]
-    cases = [(*kind, *swapped) for kind, swapped in product(kinds, product((False, True), repeat=2))]
+    cases = [
+        (*kind, entity, attr) for kind, entity, attr in product(kinds, (False, True), (False, True))
+    ]
     interventions = [
         rebound(
             asked,

@@ -1,6 +1,6 @@
 """What the experiments ask: values of context tokens, and scores with some of them changed.
 
-    Prompts × Interventions ──Subject.scores──▶ log-probs [intervention, prompt, candidate]
+    Prompts and Interventions ──Subject.scores──▶ log-probs [intervention, prompt, candidate]
 
 A subject freezes every context token at what it did in the plain pass, save those that an
 intervention changes, and at every layer; question tokens are free. So the change is seen by the

@@ -92,7 +92,7 @@ def _cases(n: int) -> Iterator[tuple[int, tuple[bool, bool]]]:
 def _expected(
     prompts: Prompts, common: dict[str, Any], best: NDArray[np.int64], is_top: NDArray[np.bool_]
 ) -> Rows:
-    """What additive IDs predict for a query, where they do; of a removed entity, what stands there."""
+    """What additive IDs predict for a query; of a removed entity, what stands in its slot."""
     n, side, query = prompts.n, common["side"], common["query"]
     removed = common["swap_entity"] and query == side
     held = [side + n if common["swap_entity"] and slot == side else slot for slot in range(n)]
@@ -111,5 +111,3 @@ def _expected(
             "raw_accuracy": share(is_top[:, answer]),
         }
     ]
-
-

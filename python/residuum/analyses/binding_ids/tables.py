@@ -33,7 +33,9 @@ ACCURACY = column("accuracy", FLOAT, "the expected answer is the likeliest candi
 CALIBRATED = column(
     "cal_accuracy", FLOAT, "the same after each candidate's median is subtracted", unit="share"
 )
-RAW = column("raw_accuracy", FLOAT, "the expected answer is the likeliest of all tokens", unit="share")
+RAW = column(
+    "raw_accuracy", FLOAT, "the expected answer is the likeliest of all tokens", unit="share"
+)
 CHANCE = column("chance", FLOAT, "accuracy of guessing among the candidates", unit="share")
 
 
@@ -63,7 +65,9 @@ SWAPS = _table(
         *SWAPPED,
         QUERY,
         column("slot", INT8, "where the queried entity stands"),
-        column("removed", BOOL, "the queried entity was replaced, and its old slot's answer counts"),
+        column(
+            "removed", BOOL, "the queried entity was replaced, and its old slot's answer counts"
+        ),
         column("expected", INT8, "item whose attribute counts"),
         ACCURACY,
         RAW,

@@ -1,13 +1,15 @@
 """What the biographies and reviews are made of."""
 
-OCCUPATIONS = tuple(
+from residuum.prompts.binding.words import words
+
+OCCUPATIONS = words(
     """
     accountant actor architect artist baker barber butcher carpenter chef comedian composer dancer
     dentist designer detective doctor driver electrician engineer farmer firefighter fisherman
     gardener historian journalist judge lawyer librarian mechanic miner musician nurse painter
     philosopher photographer physician pilot plumber poet professor psychologist sailor scientist
     sculptor secretary singer soldier surgeon tailor teacher translator waiter writer
-    """.split()
+    """
 )
 
 OPENINGS = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from residuum.prompts.binding.draft import Draft
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from residuum.prompts.binding.draft import Draft
 
 
 class Item(NamedTuple):

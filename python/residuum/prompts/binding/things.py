@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from residuum.prompts.binding import lives
 from residuum.prompts.binding.task import Item, Task, asked, framed
-from residuum.prompts.binding.words import COLOURS, NAMES
+from residuum.prompts.binding.words import COLOURS, NAMES, words
 from residuum.prompts.binding.words import FRUITS as FRUIT
 from residuum.prompts.binding.words import SHAPES as SHAPE
 
@@ -59,23 +59,21 @@ def _told(draft: Draft, items: Sequence[Item]) -> None:
 
 def _which_work(draft: Draft, item: Item, _all: Sequence[Item]) -> None:
     # No article before the answer: it would give away the answer's first sound.
-    asked(
-        draft, f"What is the occupation of {item.entity}?", f"The occupation of {item.entity} is"
-    )
+    asked(draft, f"What is the occupation of {item.entity}?", f"The occupation of {item.entity} is")
 
 
 def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-MEN = tuple(
+MEN = words(
     """
     Adam Alan Andrew Anthony Arthur Ben Bill Bob Brian Carl Charles Daniel David Donald Douglas
     Edward Eric Frank Fred Gary George Greg Harold Harry Henry Howard Ian Jack Jacob James Jason Jim
     Joe John Joseph Keith Kevin Larry Lawrence Louis Mark Martin Matthew Michael Mike Nathan Neil
     Nick Oliver Oscar Patrick Paul Peter Philip Ralph Richard Robert Roger Ryan Samuel Scott Simon
     Stephen Steve Thomas Tim Tom Tony Victor Walter William
-    """.split()
+    """
 )
 
 SHAPES = Task("SHAPES", COLOURS, SHAPE, _coloured, _which_shape, lambda item: f" {item.attribute}")

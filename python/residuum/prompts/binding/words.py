@@ -3,7 +3,13 @@
 A tokenizer makes one token of some of them only; `fit` keeps those.
 """
 
-NAMES = tuple(
+
+def words(text: str) -> tuple[str, ...]:
+    """What blanks and line breaks separate."""
+    return tuple(text.split())
+
+
+NAMES = words(
     """
     Adam Alan Alex Alice Amy Andrew Angela Anna Anthony Arthur Barbara Ben Bill Bob Brian Carl Carol
     Charles Chris Claire Daniel David Diana Donald Dorothy Douglas Edward Ellen Emily Emma Eric Eva
@@ -13,7 +19,7 @@ NAMES = tuple(
     Nathan Neil Nick Oliver Oscar Patrick Paul Peter Philip Rachel Ralph Rebecca Richard Robert
     Roger Rose Ruth Ryan Sam Samuel Sarah Scott Simon Stephen Steve Susan Thomas Tim Tom Tony Victor
     Walter William
-    """.split()
+    """
 )
 
 CAPITALS = {
@@ -96,26 +102,26 @@ CAPITALS = {
 }
 """Country to capital."""
 
-COLOURS = tuple(
+COLOURS = words(
     """
     red blue green yellow orange purple pink brown black white gray gold silver violet cyan magenta
     beige ivory navy teal maroon crimson scarlet turquoise indigo coral
-    """.split()
+    """
 )
 
-SHAPES = tuple(
+SHAPES = words(
     """
     circle square triangle rectangle oval star heart diamond cross arrow cube cone sphere cylinder
     pyramid hexagon pentagon octagon spiral ring crescent ellipse line box wheel shield drop wedge
     prism arch
-    """.split()
+    """
 )
 
-FRUITS = tuple(
+FRUITS = words(
     """
     apples bananas oranges lemons limes grapes cherries peaches pears plums strawberries
     blueberries raspberries mangoes melons figs dates apricots pineapples coconuts kiwis olives
     papayas cranberries blackberries tomatoes cucumbers pumpkins avocados peppers onions carrots
     potatoes beans peas mushrooms nuts almonds walnuts raisins watermelons nectarines guavas
-    """.split()
+    """
 )

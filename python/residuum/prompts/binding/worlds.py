@@ -4,7 +4,7 @@
     adj   <bos> e3 a2 e7 a9 <sep> e7                 -> a9
     late  <bos> e3 e7 <sep> a2 a9 <rev> e7           -> a2     (<resp>: a9)
 
-Texts of words, so that they are captured like any other; `vocabulary` is the word-level tokenizer's.
+Texts of words, so that they are captured like any other; `vocabulary` is that of their tokenizer.
 In the late world the rule is a part of the question: no token of the context can have seen it.
 """
 
