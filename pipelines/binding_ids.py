@@ -59,7 +59,9 @@ def written(prompts: Iterable[dict[str, Any]], path: Path) -> Path:
     return path
 
 
-def world_prompts(name: str, tokenise: Tokenise) -> Iterable[dict[str, Any]]:
+def world_prompts(
+    name: str, tokenise: Tokenise, *, n_train: int = N_TRAIN, n_test: int = N_TEST
+) -> Iterable[dict[str, Any]]:
     """The prompts that a trained model is asked, in its own world."""
     recipe = RECIPES[name]
     per = recipe.n_word // recipe.groups
@@ -72,21 +74,26 @@ def world_prompts(name: str, tokenise: Tokenise) -> Iterable[dict[str, Any]]:
                     name=kind if recipe.groups == 1 else f"{kind}_{group}",
                     words=range(group * per, (group + 1) * per),
                 )
-                yield from rows(task, tokenise, n_entities=n, n_train=N_TRAIN, n_test=N_TEST)
+                yield from rows(task, tokenise, n_entities=n, n_train=n_train, n_test=n_test)
 
 
 def text_prompts(
-    tasks: Sequence[str], sizes: Sequence[int], tokenise: Tokenise
+    tasks: Sequence[str],
+    sizes: Sequence[int],
+    tokenise: Tokenise,
+    *,
+    n_train: int = N_TRAIN,
+    n_test: int = N_TEST,
 ) -> Iterable[dict[str, Any]]:
     """The tasks in English, of words that are single tokens for the model."""
     for name in tasks:
         if name == "MCQ":
-            yield from option_rows(tokenise, n=N_TEST, seed=0)
+            yield from option_rows(tokenise, n=n_test, seed=0)
             continue
         task = fitted(TASKS[name], tokenise)
         print(f"  {name}: {len(task.entities)} entities, {len(task.attributes)} attributes")
         for n in sizes:
-            yield from rows(task, tokenise, n_entities=n, n_train=N_TRAIN, n_test=N_TEST)
+            yield from rows(task, tokenise, n_entities=n, n_train=n_train, n_test=n_test)
 
 
 def studied(

@@ -99,10 +99,10 @@ def test_the_seed_is_what_differs():
 def test_answers_are_the_next_tokens(name):
     for row in made(name):
         for answer, token in zip(row["answers"], row["answer_token_ids"], strict=True):
-            after = [
-                t for t, start, _ in tokenise(row["text"] + answer) if start >= len(row["text"])
-            ]
-            assert after[0] == token
+            end = len(row["text"])
+            assert token == next(
+                t for t, start, _ in tokenise(row["text"] + answer) if start >= end
+            )
         if row["split"] == "test":
             assert len(set(row["answer_token_ids"])) == 6
 
@@ -151,15 +151,11 @@ def test_words_of_several_tokens_are_left_out():
 
 
 def test_refusals():
-    with pytest.raises(
-        InputError, match="CAPITALS: the tokenizer makes single tokens of 0 entities"
-    ):
+    with pytest.raises(InputError, match="makes single tokens of 0 entities"):
         fitted(TASKS["CAPITALS"], letters)
     with pytest.raises(InputError, match="a context of 1 entities binds nothing"):
         made("par", n_entities=1)
-    with pytest.raises(
-        InputError, match="6 slots need 12 entities of the test words, and there are 10"
-    ):
+    with pytest.raises(InputError, match="6 slots need 12 entities of the test words"):
         made("par", n_entities=6)
 
     def joined(text):

@@ -10,6 +10,7 @@ our own. A tokenizer is passed as a function, so that nothing here knows a model
 `places`, `things` and `options` hold the seven tasks in English, `worlds` those of tiny models.
 """
 
+from residuum.prompts.binding.draft import Draft
 from residuum.prompts.binding.fit import Tokenise, fitted
 from residuum.prompts.binding.options import rows as option_rows
 from residuum.prompts.binding.places import CAPITALS, ONEHOP, PARALLEL
@@ -24,6 +25,7 @@ TASKS = {task.name: task for task in (CAPITALS, PARALLEL, SHAPES, FRUITS, BIOS, 
 __all__ = [
     "TASKS",
     "WORLDS",
+    "Draft",
     "Item",
     "Task",
     "Tokenise",
