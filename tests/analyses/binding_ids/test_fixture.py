@@ -123,6 +123,13 @@ def test_what_cannot_be_run_is_said():
     assert "no train prompts" in reasons["mean_intervention"]
 
 
+def test_columns_of_contexts_of_other_lengths_do_not_correspond():
+    subject, prompts = binding_fixture.made("id", 10)
+    prompts.ctx_end[prompts.context == "disjoint"] += 1
+    with pytest.raises(ValueError, match="contexts of equal length"):
+        scan.column_scan(subject, prompts)
+
+
 def test_cyclic_answers_move_the_other_way_for_attributes():
     partner = np.arange(4)
     assert [means.moved(partner, "entity", 1, q) for q in range(4)] == [1, 2, 3, 0]

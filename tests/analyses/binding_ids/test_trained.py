@@ -16,7 +16,13 @@ from train_binding_models import RECIPES, binding_model, kept
 pytestmark = pytest.mark.slow
 
 N_TRAIN, N_TEST = 500, 100
-CHANCE = {"par": 1 / 8}
+SWAPPED = {
+    "none": (False, False),
+    "attribute": (False, True),
+    "entity": (True, False),
+    "both": (True, True),
+}
+"""Entities, attributes."""
 ASKED = ("factorizability", "position", "mean_intervention", "column_scan")
 
 
@@ -43,24 +49,24 @@ def studied(name, path, asked=ASKED, folder=None, **params):
     return found, json.loads((folder / "training.json").read_text())
 
 
-def swap(found, entity, attr, *, removed=False, n=None, task=None):
+def swap(found, what, *, removed=False, n=None, task=None):
     """Accuracies of a swap, asked about the slot that was swapped; a number for each slot."""
     return [
         row["accuracy"]
         for row in found["swaps"].to_pylist()
-        if (row["swap_entity"], row["swap_attr"], row["removed"]) == (entity, attr, removed)
+        if (row["swap_entity"], row["swap_attr"], row["removed"]) == (*SWAPPED[what], removed)
         and row["slot"] == row["side"]
         and n in (None, row["n_entities"])
         and task in (None, row["task"])
     ]
 
 
-def mean(found, entity, attr, *, delta="mean", n=None, task=None, column="accuracy"):
+def mean(found, what, *, delta="mean", n=None, task=None, column="accuracy"):
     """Accuracies of queries 0 and 1 after the IDs of slots 0 and 1 are exchanged."""
     return [
         row[column]
         for row in found["mean_intervention"].to_pylist()
-        if (row["swap_entity"], row["swap_attr"], row["delta"]) == (entity, attr, delta)
+        if (row["swap_entity"], row["swap_attr"], row["delta"]) == (*SWAPPED[what], delta)
         and row["query"] < 2
         and n in (None, row["n_entities"])
         and task in (None, row["task"])
@@ -76,15 +82,15 @@ def average(numbers):
 def test_a_model_that_binds_by_id(seed, cache, tmp_path):
     found, training = studied(f"id_par_{seed}", tmp_path)
     assert min(training["accuracy"]) > 0.99
-    for entity, attr in ((False, False), (False, True), (True, False), (True, True)):
-        assert min(swap(found, entity, attr)) > 0.95
-    assert average(swap(found, True, False, removed=True)) < 0.4  # 0.24
-    assert min(mean(found, False, False)) > 0.95
-    assert max(mean(found, False, True)) < 0.05
-    assert max(mean(found, True, False)) < 0.05
-    assert min(mean(found, True, True)) > 0.95
+    for what in SWAPPED:
+        assert min(swap(found, what)) > 0.95
+    assert average(swap(found, "entity", removed=True)) < 0.4  # 0.24
+    assert min(mean(found, "none")) > 0.95
+    assert max(mean(found, "attribute")) < 0.05
+    assert max(mean(found, "entity")) < 0.05
+    assert min(mean(found, "both")) > 0.95
     # Random vectors as long as the differences break the look-up, or do not, but exchange nothing.
-    assert min(mean(found, False, True, delta="random")) > 0.2
+    assert min(mean(found, "attribute", delta="random")) > 0.2
     # Each answer is read from its attribute's own column.
     for row in found["column_scan"].to_pylist():
         own = row["holds"] == f"attribute {row['query']}"
@@ -96,13 +102,13 @@ def test_a_model_that_binds_by_id(seed, cache, tmp_path):
 def test_a_model_that_binds_directly(cache, tmp_path):
     found, training = studied("direct_par", tmp_path)
     assert min(training["accuracy"]) > 0.99
-    assert min(swap(found, False, False)) > 0.95
-    assert min(swap(found, True, True)) > 0.95
-    assert max(swap(found, False, True)) < 0.5  # 0.24
-    assert max(swap(found, True, False)) < 0.5  # 0.25
-    assert min(swap(found, True, False, removed=True)) > 0.95
-    for entity, attr in ((False, False), (False, True), (True, False), (True, True)):
-        assert min(mean(found, entity, attr)) > 0.95
+    assert min(swap(found, "none")) > 0.95
+    assert min(swap(found, "both")) > 0.95
+    assert max(swap(found, "attribute")) < 0.5  # 0.24
+    assert max(swap(found, "entity")) < 0.5  # 0.25
+    assert min(swap(found, "entity", removed=True)) > 0.95
+    for what in SWAPPED:
+        assert min(mean(found, what)) > 0.95
     for row in found["deltas"].to_pylist():
         assert row["norm"] == 0.0 if row["layer"] == 0 else row["ratio"] < 0.2
     # How far apart the slots stand does not matter either.
@@ -127,14 +133,14 @@ def test_the_late_rule(cache, tmp_path):
     found, training = studied("late_rule", tmp_path, ("mean_intervention", "factorizability"))
     assert min(training["accuracy"]) > 0.99
     for task in ("late_resp", "late_rev"):
-        assert average(mean(found, False, False, task=task)) > 0.95
-        assert average(mean(found, True, False, task=task)) < 0.1
-        assert average(swap(found, True, False, task=task)) > 0.85
-    assert average(mean(found, False, True, task="late_resp")) < 0.2
-    assert average(mean(found, True, True, task="late_resp")) > 0.85
+        assert average(mean(found, "none", task=task)) > 0.95
+        assert average(mean(found, "entity", task=task)) < 0.1
+        assert average(swap(found, "entity", task=task)) > 0.85
+    assert average(mean(found, "attribute", task="late_resp")) < 0.2
+    assert average(mean(found, "both", task="late_resp")) > 0.85
     # Attributes of slots 0 and 1 are not asked for: only the entities' IDs count.
-    assert average(mean(found, False, True, task="late_rev")) > 0.95
-    assert average(mean(found, True, True, task="late_rev")) < 0.1
+    assert average(mean(found, "attribute", task="late_rev")) > 0.95
+    assert average(mean(found, "both", task="late_rev")) < 0.1
 
 
 def test_the_scan_says_what_swaps_cannot(cache, tmp_path):
@@ -147,7 +153,7 @@ def test_the_scan_says_what_swaps_cannot(cache, tmp_path):
             read[row["n_entities"], row["query"]] = row["holds"]
     failed = []
     for n in (2, 3, 4):
-        for slot, accuracy in enumerate(swap(found, False, True, n=n)):
+        for slot, accuracy in enumerate(swap(found, "attribute", n=n)):
             own = read.get((n, slot)) == f"attribute {slot}"
             assert (accuracy > 0.9) == own, (n, slot)
             failed += [] if own else [(n, slot)]
@@ -186,5 +192,5 @@ def test_ids_go_from_one_vocabulary_to_another(cache, tmp_path):
 def test_eight_entities(cache, tmp_path):
     found, training = studied("id_par_8", tmp_path, ("mean_intervention", "column_scan"))
     assert min(training["accuracy"]) > 0.99
-    assert average(mean(found, False, False)) > 0.95
-    assert average(mean(found, True, False)) < 0.1
+    assert average(mean(found, "none")) > 0.95
+    assert average(mean(found, "entity")) < 0.1
