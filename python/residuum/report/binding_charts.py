@@ -18,6 +18,7 @@ MAP_CELL = 15
 BAR_WIDTH, BAR_HEIGHT = 360, 200
 LINE_WIDTH, LINE_HEIGHT = 380, 220
 CHANCE = "chance"
+LABELS = 11  # along the axis of positions, about
 
 
 def swap_map(rows: Rows, *, title: str) -> Chart:
@@ -138,7 +139,8 @@ def position_lines(rows: Rows, *, title: str) -> Chart:
         for row in rows
         if row["query"] < 2 and row["answer"] < 2
     ]
-    marks = [{"at": 0, "name": "control"}, {"at": rows[0]["distance"], "name": "exchanged"}]
+    offsets = sorted({row["offset"] for row in rows})
+    ticks = offsets[:: 1 + len(offsets) // LABELS]
     base = (
         alt.Chart(data(lines))
         .mark_line(point=alt.OverlayMarkDef(size=30, filled=True))
@@ -146,21 +148,27 @@ def position_lines(rows: Rows, *, title: str) -> Chart:
             x=alt.X(
                 "offset:Q",
                 title="slot 0 moved by (tokens)",
-                axis=alt.Axis(format="d", tickMinStep=1),
+                axis=alt.Axis(format="d", values=ticks),
             ),
             y=alt.Y("value:Q", title="mean log-prob (nats)"),
             color=alt.Color("series:N", title=None, legend=alt.Legend(orient="top", columns=2)),
             tooltip=["series:N", "offset:Q", alt.Tooltip("value:Q", format=".3f"), "chosen:Q"],
         )
     )
-    marked = alt.Chart(data(marks))
-    rules = marked.mark_rule(strokeDash=[5, 4]).encode(x="at:Q")
-    labels = marked.mark_text(align="left", dx=4, fontSize=11).encode(
-        x="at:Q", y=alt.value(8), text="name:N"
-    )
-    chart = alt.layer(base, rules, labels).properties(width=LINE_WIDTH, height=LINE_HEIGHT)
+    marks = [*_mark(0, "control", 0), *_mark(rows[0]["distance"], "exchanged", 1)]
+    chart = alt.layer(base, *marks).properties(width=LINE_WIDTH, height=LINE_HEIGHT)
     says = "What is answered, as the two slots' positions are exchanged step by step."
     return finish(chart, title=title, says=says)
+
+
+def _mark(at: int, name: str, line: int) -> list[alt.Chart]:
+    """A dashed rule with its name, on a line of its own so that neighbours can be read."""
+    base = alt.Chart(data([{"at": at, "name": name}]))
+    rule = base.mark_rule(strokeDash=[5, 4]).encode(x="at:Q")
+    label = base.mark_text(align="left", dx=4, fontSize=11).encode(
+        x="at:Q", y=alt.value(30 + 14 * line), text="name:N"
+    )
+    return [rule, label]
 
 
 def id_map(rows: Rows, plane: Rows) -> Chart:
