@@ -13,6 +13,7 @@ from binding_ids import text_prompts, tokeniser
 from residuum.analyses import run
 from residuum.analyses.binding_ids.lookup import prompts_of
 from residuum.analyses.binding_ids.params import Params
+from residuum.analyses.registry import answerable
 from residuum.errors import InputError
 from residuum.prompts.binding import TASKS, Draft, Item
 from residuum.prompts.binding.options import write
@@ -57,13 +58,17 @@ def store(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("text")
     rows = [
         row
-        for row in text_prompts(ASKED, [N_ENTITIES], tokeniser(folder), n_train=5, n_test=4)
-        if row["split"] == "test" or row["prompt_id"] < 5
+        for row in text_prompts(ASKED, [N_ENTITIES], tokeniser(folder), n_train=3, n_test=2)
+        if row["split"] == "test" or row["prompt_id"] < 3
     ]
     inputs = path / "prompts.jsonl"
     inputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sites = ["resid_pre", "resid_final"]
     return residuum.capture(folder, inputs, path / "run", sites=sites, device="cpu")
+
+
+def test_a_report_without_names_asks_it(store):
+    assert "binding_ids" in [analysis.name for analysis in answerable(store)]
 
 
 def test_tokens_are_those_of_the_words(store):
@@ -94,7 +99,7 @@ def test_tokens_are_those_of_the_words(store):
 
 
 def test_every_experiment_runs_or_says_why_not(store):
-    found = run("binding_ids", store, grid=2, geometry_prompts=2)
+    found = run("binding_ids", store, grid=2, geometry_prompts=1, scan_prompts=1)
     assert set(found["swaps"]["task"].to_pylist()) == set(ASKED[:-1])
     assert set(found["mcq_width"]["task"].to_pylist()) == {"MCQ"}
     assert found["mcq_width"]["width"].to_pylist() == [0, 1, 2, 3, 4]
@@ -136,6 +141,7 @@ def test_other_inputs_are_refused(folder, tmp_path):
     plain = residuum.capture(folder, ["Alice", "Bob"], tmp_path / "run", sites=sites, device="cpu")
     with pytest.raises(InputError, match=r"the examples of .* have no column 'prompt_id'"):
         run("binding_ids", plain)
+    assert "binding_ids" not in [analysis.name for analysis in answerable(plain)]
 
 
 def test_a_task_that_is_not_there(store):

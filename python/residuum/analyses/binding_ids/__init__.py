@@ -26,7 +26,7 @@ import pyarrow as pa
 from residuum.analyses.binding_ids.captured import Captured
 from residuum.analyses.binding_ids.experiments import Study
 from residuum.analyses.binding_ids.experiments import run as run_experiments
-from residuum.analyses.binding_ids.lookup import prompts_of
+from residuum.analyses.binding_ids.lookup import COLUMNS, prompts_of
 from residuum.analyses.binding_ids.params import Params
 from residuum.analyses.binding_ids.tables import TABLES
 from residuum.analyses.registry import Analysis, Tables
@@ -62,6 +62,7 @@ ANALYSIS = Analysis(
     params=Params,
     sites=(("resid_pre", "embed"), ("resid_pre", "resid_post"), ("resid_final", "resid_post")),
     tables=TABLES,
+    columns=COLUMNS,
     compute=compute,
 )
 run = ANALYSIS.run
