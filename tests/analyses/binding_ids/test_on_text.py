@@ -14,7 +14,7 @@ from residuum.analyses import run
 from residuum.analyses.binding_ids.lookup import prompts_of
 from residuum.analyses.binding_ids.params import Params
 from residuum.analyses.registry import answerable
-from residuum.errors import InputError
+from residuum.errors import InputError, SelectionError
 from residuum.prompts.binding import TASKS, Draft, Item
 from residuum.prompts.binding.options import write
 from residuum.report import StoreCard, build, sections
@@ -105,6 +105,9 @@ def test_every_experiment_runs_or_says_why_not(store):
     assert found["mcq_width"]["width"].to_pylist() == [0, 1, 2, 3, 4]
     assert found["geometry"].num_rows == 3 * 8 * 4
     assert set(found["cyclic"]["family"].to_pylist()) == {"gpt2"}
+    folder = store.capture["model_folder"]
+    n_params = GPT2LMHeadModel.from_pretrained(folder).num_parameters()  # tied ones count once
+    assert set(found["cyclic"]["n_params"].to_pylist()) == {n_params}
     # Capitals and one-hop have other widths of attributes.
     reasons = {
         (row["experiment"], row["task"]): row["reason"] for row in found["skipped"].to_pylist()
@@ -142,6 +145,18 @@ def test_other_inputs_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"the examples of .* have no column 'prompt_id'"):
         run("binding_ids", plain)
     assert "binding_ids" not in [analysis.name for analysis in answerable(plain)]
+
+
+def test_stores_of_some_tokens_are_refused(folder, tmp_path):
+    made = list(text_prompts(["MCQ"], [2], tokeniser(folder), n_test=2))
+    inputs = tmp_path / "prompts.jsonl"
+    inputs.write_text("".join(json.dumps(row) + "\n" for row in made))
+    sites = ["resid_pre", "resid_final"]
+    last = residuum.capture(
+        folder, inputs, tmp_path / "run", sites=sites, positions="last", device="cpu"
+    )
+    with pytest.raises(SelectionError, match="does not hold every token"):
+        run("binding_ids", last)
 
 
 def test_a_task_that_is_not_there(store):

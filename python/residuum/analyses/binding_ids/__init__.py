@@ -19,9 +19,12 @@ every slot (by rotating as often as needed); in B5 a source's slot 0 keeps the t
 where the reference takes the source's second to fourth.
 """
 
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from safetensors import safe_open
 
 from residuum.analyses.binding_ids.captured import Captured
 from residuum.analyses.binding_ids.experiments import Study
@@ -39,17 +42,23 @@ def compute(store: "Store", params: Params) -> Tables:
     """Run the experiments on all prompts of the store."""
     groups = [group.first(params.prompts) for group in prompts_of(store, params)]
     subject = Captured(store, params.model, device=params.device, memory=params.memory)
-    made = run_experiments(Study(subject, groups, params, _model(store)))
+    made = run_experiments(Study(subject, groups, params, _model(store, params.model)))
     return {
         table.name: pa.Table.from_pylist(made.get(table.name, []), table.schema) for table in TABLES
     }
 
 
-def _model(store: "Store") -> dict[str, Any]:
+def _model(store: "Store", folder: str | None) -> dict[str, Any]:
+    """Name, family and number of weights; the model's folder is there, as replay has read it."""
+    n_params = 0
+    for file in Path(folder or store.capture["model_folder"]).glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            names = tensors.keys()
+            n_params += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
     return {
         "model": store.model.get("name"),
         "family": store.model.get("family"),
-        "n_params": store.model.get("n_params"),
+        "n_params": n_params,
     }
 
 

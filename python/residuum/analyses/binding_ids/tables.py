@@ -125,7 +125,7 @@ CYCLIC = _table(
     [
         column("model", TEXT, "name"),
         column("family", TEXT, "of the model"),
-        column("n_params", INT64, "weights of the model, if the store says", unit="weights"),
+        column("n_params", INT64, "numbers in the model's files", unit="weights"),
         column("intervention", TEXT, "none, entity or attribute"),
         column("perm", INT8, "slots that IDs moved on by"),
         QUERY,
