@@ -70,7 +70,8 @@ class Analysis:
     are the readout weights it cannot do without. `settle` puts what the store decides in the place
     of parameters that were left out, so that a result says what it is of. `exact` is for a method
     that claims an identity, such as parts that sum to a whole: a store with int8 sites, in which
-    the numbers are not those that the model computed, is refused.
+    the numbers are not those that the model computed, is refused. `columns` are those of the inputs
+    that it reads; a store without them is not asked unless it is named.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Analysis:
     weights: tuple[str, ...] = ()
     settle: Callable[["Store", Any], Any] = lambda _store, params: params
     exact: bool = False
+    columns: tuple[str, ...] = ()
 
     def run(self, store: "Store", **params: object) -> Result:
         """The tables for these parameters, read from the store if they were asked for before.
@@ -172,11 +174,13 @@ def find(name: str) -> Analysis:
 def answerable(store: "Store") -> list[Analysis]:
     """The analyses that can be run on a store without parameters."""
     have, weights = set(store.sites), set(store.weights)
+    columns = set(store.examples.schema.names)
     return [
         analysis
         for analysis in registered().values()
         if all(have.intersection(need) for need in analysis.sites)
         and weights.issuperset(analysis.weights)
+        and columns.issuperset(analysis.columns)
     ]
 
 
