@@ -89,7 +89,14 @@ class Replay:
         wanted = {asked: self._wanted(asked) for asked in read}
         runs = [self._run(one, list(wanted.values()), tokens) for one in patches]
         found = self.execute(runs)
-        return [self._answer(wanted, values) for values in found]
+        logits = self._logits(found) if any(one.logits for one in wanted.values()) else None
+        return [
+            {
+                asked: logits[number] if one.logits and logits else values[one.site, one.layer]
+                for asked, one in wanted.items()
+            }
+            for number, values in enumerate(found)
+        ]
 
     def sweep(
         self,
@@ -331,15 +338,23 @@ class Replay:
         heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
         return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp + 4 * of.n_head * n_token)
 
-    def _answer(
-        self,
-        wanted: dict[Asked, _Wanted],
-        values: dict[tuple[Site, int], NDArray[Any]],
-    ) -> dict[Asked, NDArray[Any]]:
-        out: dict[Asked, NDArray[Any]] = {}
-        for asked, one in wanted.items():
-            found = values[one.site, one.layer]
-            out[asked] = self.readout.logits(found) if one.logits else found
+    def _logits(self, found: Sequence[dict[tuple[Site, int], NDArray[Any]]]) -> list[NDArray[Any]]:
+        """Of what left the last block, for many runs at once: each weighs W_U's way in."""
+        last = (Site.RESID_POST, self.of.n_layer - 1)
+        streams = [values[last] for values in found]
+        most = max(self.memory_bytes // (4 * self.readout.d_vocab), 1)
+        out: list[NDArray[Any]] = []
+        begin = 0
+        while begin < len(streams):
+            end, rows = begin + 1, len(streams[begin])
+            while end < len(streams) and rows + len(streams[end]) <= most:
+                rows += len(streams[end])
+                end += 1
+            logits = self.readout.logits(np.concatenate(streams[begin:end]))
+            cuts = np.cumsum([len(stream) for stream in streams[begin : end - 1]])
+            # Copies, so that keeping one answer does not keep all of them.
+            out += [np.array(part) for part in np.split(logits, cuts)]
+            begin = end
         return out
 
     @cached_property

@@ -29,9 +29,14 @@ class Readout:
                 "capture a model with a language-model head"
             )
             raise StoreError(message)
-        self._weights = store.weights
+        # Looked up once: a look maps the file.
+        self._weights = {
+            name: store.weights[name]
+            for name in ("W_U", "b_U", "ln_final.w", "ln_final.b")
+            if name in store.weights
+        }
         self._settings = store.model["readout"]
-        self.d_vocab = store.weights.shape("W_U")[1]
+        self.d_vocab = self._weights["W_U"].shape[1]
         self._columns: dict[tuple[int, ...], NDArray[Any]] = {}
 
     def logits(

@@ -34,9 +34,10 @@ def attend(
 ) -> torch.Tensor:
     """See `kit.Kit.attend`; `index` brings numbers to the device."""
     out = torch.empty_like(queries.q)
-    for example, (start, end) in enumerate(zip(seen.start, seen.start[1:], strict=False)):
-        runs = np.flatnonzero(seen.example == example)
-        at = np.flatnonzero(np.isin(queries.run, runs))
+    n_example = len(seen.start) - 1
+    by_run = _grouped(seen.example, n_example)
+    by_row = _grouped(seen.example[queries.run], n_example)
+    for runs, at, start, end in zip(by_run, by_row, seen.start, seen.start[1:], strict=False):
         if not len(at):
             continue
         rows = index(at)
@@ -47,6 +48,12 @@ def attend(
         of_rows = None if change is None else _of(change, at)
         out[rows] = _one_example(mine, theirs, hidden, _own(own, seen, runs, index), look, of_rows)
     return out
+
+
+def _grouped(group: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
+    """The places of each of `n` groups, ascending."""
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.searchsorted(group[order], np.arange(1, n)))
 
 
 def _of(change: Change, at: NDArray[np.int64]) -> Callable[[torch.Tensor], torch.Tensor]:
