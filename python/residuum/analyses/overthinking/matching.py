@@ -35,7 +35,7 @@ SELECT dataset, setting, prefix, demo, layer, head,
        avg(a - b / (n_class - 1)) AS pm_label,
        avg(c - d / (n_class - 1)) AS pm_prelabel,
        avg(a + b) AS on_labels, count(*) AS n
-FROM score GROUP BY ALL ORDER BY pm_label DESC, layer, head
+FROM score GROUP BY ALL ORDER BY pm_label DESC, dataset, setting, prefix, layer, head
 """
 
 
