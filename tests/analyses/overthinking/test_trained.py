@@ -1,0 +1,93 @@
+"""The study on models that overthink, trained here: what it has to show.
+
+Slow: about a minute of training on one core for each model that is not in `.cache/models/` yet.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import residuum
+from residuum.analyses.overthinking import run
+from residuum.prompts.demonstrations import SETTINGS, build
+from train_overthinking_models import RECIPES, new_model, tokenizer_of, trained_model, world_of
+
+SITES = ["embed", "resid_post", "z", "pattern"]
+N_PROMPT = 500
+
+
+def captured(name, folder, out, *, settings=("permuted",), n_prompt=N_PROMPT):
+    world = world_of(name)
+    rows = [
+        row
+        for dataset in world.datasets
+        for row in build(dataset, n_prompt=n_prompt, n_demo=world.n_demo, settings=settings, seed=1)
+    ]
+    return residuum.capture(str(folder), pa.Table.from_pylist(rows), out, sites=SITES, device="cpu")
+
+
+def by_state(result, dataset="set0", setting="permuted", prefix="false", metric="calibrated"):
+    """A measure at the last demonstration, by state."""
+    wanted = (dataset, setting, prefix, metric)
+    names = ("dataset", "setting", "prefix", "metric")
+    rows = [
+        row
+        for row in result["accuracy"].to_pylist()
+        if tuple(row[name] for name in names) == wanted
+    ]
+    last = max(row["demo"] for row in rows)
+    rows = sorted((r for r in rows if r["demo"] == last), key=lambda r: r["state_index"])
+    return np.array([row["mean"] for row in rows])
+
+
+@pytest.mark.slow
+def test_the_curve(tmp_path):
+    store = captured("curve", trained_model("curve"), tmp_path / "run", settings=SETTINGS)
+    result = run(store, experiments=["accuracy", "critical_layers", "early_exit"])
+    true, false = by_state(result, prefix="true"), by_state(result)
+    gap = true - false
+    assert gap[1] < 0.1
+    assert gap[-1] > 0.8
+    (critical,) = (
+        row for row in result["critical_layers"].to_pylist() if row["setting"] == "permuted"
+    )
+    assert critical["state_index"] in (2, 3)
+    (early,) = (row for row in result["early_exit"].to_pylist() if row["setting"] == "permuted")
+    assert early["state_index"] < 4
+    assert early["acc_false"] > 0.6
+    assert false[-1] < 0.1
+    assert by_state(result, metric="permuted_score")[-1] > 0.8
+    # Labels that are wrong half of the time mislead less.
+    assert by_state(result, setting="half_permuted")[-1] > false[-1] + 0.1
+
+
+@pytest.mark.slow
+def test_a_model_that_saw_no_lie_does_not_overthink(tmp_path):
+    store = captured("curve_truthful", trained_model("curve_truthful"), tmp_path / "run")
+    result = run(store, experiments=["accuracy", "critical_layers"])
+    gap = by_state(result, prefix="true") - by_state(result)
+    assert np.abs(gap).max() < 0.05
+    assert by_state(result)[-1] > 0.9
+    assert result["critical_layers"]["state_index"].to_pylist() == [None]
+
+
+def test_random_weights_do_nothing(tmp_path):
+    """Every measure is within 3 standard errors of chance, no layer is critical, no head looks."""
+    world = world_of("curve")
+    torch.manual_seed(0)
+    new_model(RECIPES["curve"], world).save_pretrained(tmp_path / "model")
+    tokenizer_of(world).save_pretrained(tmp_path / "model")
+    store = captured("curve", tmp_path / "model", tmp_path / "run", n_prompt=400)
+    result = run(store, experiments=["accuracy", "critical_layers", "prefix_matching"])
+    error = (0.25 * 0.75 / 400) ** 0.5
+    for metric in ("calibrated", "permuted_score", "uncalibrated"):
+        for prefix in ("true", "false"):
+            found = by_state(result, prefix=prefix, metric=metric)
+            assert np.abs(found - 0.25).max() < 3 * error
+    assert result["critical_layers"]["state_index"].to_pylist() == [None]
+    scores = np.array(result["prefix_matching"]["pm_label"].to_pylist())
+    assert np.abs(scores).max() < 0.01
+    # Even attention: seven labels among the 31 tokens that the query sees.
+    on_labels = np.array(result["prefix_matching"]["on_labels"].to_pylist())
+    np.testing.assert_allclose(on_labels, 7 / 31, atol=0.02)
