@@ -100,11 +100,17 @@ def test_a_curve_has_three_colours_a_band_and_the_chance_line():
     colour = lines["encoding"]["color"]["scale"]
     assert colour["domain"] == ["true demonstrations", "false demonstrations", "no demonstration"]
     assert len(set(colour["range"])) == 3
-    assert level["data"]["values"] == [{"chance": 0.25}]
+    named = curves.charts[0].spec.get("datasets", {})
+    assert values(level["data"], named) == [{"chance": 0.25}]
     assert {"y", "y2"} <= set(band["encoding"])
-    points = lines["data"]["values"] if "data" in lines else curves.charts[0].spec["data"]["values"]
+    points = values(lines.get("data") or curves.charts[0].spec["data"], named)
     assert {point["series"] for point in points} == set(colour["domain"])
     assert lines["encoding"]["x"]["title"] == "state (0 is the embedding)"
+
+
+def values(data, named):
+    """The rows of a chart's data, which Altair may have given a name."""
+    return data["values"] if "values" in data else named[data["name"]]
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

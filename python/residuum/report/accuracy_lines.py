@@ -36,7 +36,7 @@ def accuracy_lines(
             title=None,
             sort=list(series),
             scale=alt.Scale(domain=list(series), range=list(COLOURS[: len(series)])),
-            legend=alt.Legend(orient="top", columns=1),
+            legend=alt.Legend(orient="top", columns=1, symbolOpacity=1),
         ),
     )
     up = alt.Y("mean:Q", title="calibrated accuracy", scale=alt.Scale(domain=[0, 1]))
