@@ -49,7 +49,7 @@ def before_labels(row):
 
 def test_demos_are_where_the_prompts_say(opened):
     store, _ = opened
-    table = run(store)["demos"].to_pylist()
+    table = run(store, experiments="accuracy")["demos"].to_pylist()
     assert len(table) == len(ROWS) * prompts.N_DEMO
     for example, row in enumerate(ROWS):
         mine = [one for one in table if one["example"] == example]
@@ -92,7 +92,7 @@ def test_the_last_state_is_the_models_own_output(opened):
 
 def test_prefix_matching_is_the_sum_over_full_attention_matrices(opened):
     store, oracle = opened
-    table = run(store)["prefix_matching"].to_pylist()
+    table = run(store, experiments="prefix_matching")["prefix_matching"].to_pylist()
     assert len(table) == 2 * 2 * 2 * oracle.of.n_layer * oracle.of.n_head
     for one in table:
         scores = []
@@ -123,7 +123,7 @@ def plain_score(row, attention):
 
 def test_the_query_in_the_docs_gives_the_same(gpt2):
     """Asked by a user of the kept result, of the shape that docs/analyses.md shows."""
-    kept = run(gpt2)["prefix_matching"]
+    kept = run(gpt2, experiments="prefix_matching")["prefix_matching"]
     from residuum.analyses.overthinking.matching import SQL
 
     asked = gpt2.sql(SQL.format(demos="overthinking_demos")).to_arrow_table()
@@ -460,7 +460,7 @@ def test_unpaired_or_colliding_prompts_are_refused(gpt2_folder, tmp_path):
 
 
 def test_averages_and_bands(gpt2):
-    table = run(gpt2, all_demos=True)["accuracy"]
+    table = run(gpt2, all_demos=True, experiments="accuracy")["accuracy"]
     last = table.filter(pc.equal(table["metric"], "calibrated"))
     rows = {
         (r["dataset"], r["setting"], r["prefix"], r["state_index"], r["demo"]): r
@@ -472,6 +472,6 @@ def test_averages_and_bands(gpt2):
     assert both["chance"] == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert both["n"] == 2 * prompts.N_PAIR
     assert one["hi"] - one["mean"] == pytest.approx(one["mean"] - one["lo"])
-    few = run(gpt2)["accuracy"]
+    few = run(gpt2, experiments="accuracy")["accuracy"]
     demos = few.filter(pc.less(few["state_index"], 3))["demo"]
     assert set(demos.to_pylist()) == {0, prompts.N_DEMO - 1}

@@ -78,16 +78,16 @@ def test_random_weights_do_nothing(tmp_path):
     torch.manual_seed(0)
     new_model(RECIPES["curve"], world).save_pretrained(tmp_path / "model")
     tokenizer_of(world).save_pretrained(tmp_path / "model")
-    store = captured("curve", tmp_path / "model", tmp_path / "run", n_prompt=400)
+    store = captured("curve", tmp_path / "model", tmp_path / "run", n_prompt=200)
     result = run(store, experiments=["accuracy", "critical_layers", "prefix_matching"])
-    error = (0.25 * 0.75 / 400) ** 0.5
+    error = (0.25 * 0.75 / 200) ** 0.5
     for metric in ("calibrated", "permuted_score", "uncalibrated"):
         for prefix in ("true", "false"):
             found = by_state(result, prefix=prefix, metric=metric)
             assert np.abs(found - 0.25).max() < 3 * error
     assert result["critical_layers"]["state_index"].to_pylist() == [None]
     scores = np.array(result["prefix_matching"]["pm_label"].to_pylist())
-    assert np.abs(scores).max() < 0.01
+    assert np.abs(scores).max() < 0.02
     # Even attention: seven labels among the 31 tokens that the query sees.
     on_labels = np.array(result["prefix_matching"]["on_labels"].to_pylist())
     np.testing.assert_allclose(on_labels, 7 / 31, atol=0.02)
