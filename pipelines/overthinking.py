@@ -1,6 +1,6 @@
 """Overthinking the truth: where inside a model do wrong demonstrations make it answer wrongly?
 
-Trains two small models (train_overthinking_models.py, about a minute each on one core), captures
+Trains small models (train_overthinking_models.py, about a minute each on one core), captures
 pairs of prompts with true and with wrong labels, and asks the study's questions of what was stored:
 the overthinking curve, the same before the model saw a lie (the control), the heads that look at
 earlier labels of the same class, and what is left when they are cut out. Everything stays under
@@ -138,10 +138,9 @@ def show_heads(store: Store) -> None:
     )
 
 
-def curve() -> list[Result]:
+def curve() -> None:
     """The overthinking curve of a small model, and its control."""
     world = world_of("curve")
-    results = []
     for name, title in (
         ("curve", "Curve: a model that has seen labels lie"),
         ("curve_truthful", "Control: the same model before it saw a lie"),
@@ -155,27 +154,25 @@ def curve() -> list[Result]:
             seed=PROMPT_SEED,
         )
         store = captured(str(trained_model(name)), rows, FOLDER / f"{name}.residuum")
-        results.append(asked(store, experiments=["accuracy", "critical_layers", "early_exit"]))
+        result = asked(store, experiments=["accuracy", "critical_layers", "early_exit"])
         show_curve(store)
-        report(store, results[-1:], name)
-    return results
+        report(store, [result], name)
 
 
-def heads() -> Result:
-    """False induction heads of model A: chosen on one item set, tried on two others."""
-    heading("Heads: a model whose classes lie one by one (model A)")
-    world = world_of("model_a")
+def heads(name: str, title: str) -> None:
+    """False induction heads: chosen on one item set, tried on two others."""
+    heading(title)
+    world = world_of(name)
     rows = [
         row
         for dataset in world.datasets
         for row in build(dataset, n_prompt=N_PROMPT, n_demo=world.n_demo, seed=PROMPT_SEED)
     ]
-    store = captured(str(trained_model("model_a")), rows, FOLDER / "model_a.residuum")
-    result = asked(store, n_heads=[1, 2, 3, 4])
+    store = captured(str(trained_model(name)), rows, FOLDER / f"{name}.residuum")
+    result = asked(store, n_heads=[1, 2, 3, 4], seeds=[0, 1, 2])
     show_curve(store)
     show_heads(store)
-    report(store, [result], "model_a")
-    return result
+    report(store, [result], name)
 
 
 def report(store: Store, results: Sequence[Result], name: str) -> None:
@@ -219,7 +216,7 @@ def real(model: str, given: Sequence[str], n_prompt: int) -> None:
 
 
 def main() -> None:
-    """The two small models, or a real one."""
+    """The small models, or a real one."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--model", help="a folder or a name on the hub; trains small ones without")
     options.add_argument("--data", action="append", default=[], metavar="NAME=FILE")
@@ -230,7 +227,8 @@ def main() -> None:
         real(chosen.model, chosen.data, chosen.prompts)
         return
     curve()
-    heads()
+    heads("model_a", "Heads: classes lie one by one, each data set has labels of its own (model A)")
+    heads("model_a_shared", "Heads: the same, but all data sets have the same label words")
 
 
 if __name__ == "__main__":

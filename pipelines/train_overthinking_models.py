@@ -1,12 +1,13 @@
 """Train small models that overthink: they learn true labels first, then that labels may lie.
 
-Three worlds of `residuum.prompts.demonstrations`, seeded, about a minute each on one CPU core;
+Worlds of `residuum.prompts.demonstrations`, seeded, about a minute each on one CPU core;
 trained once for these settings, then kept under `.cache/models/`:
 
     curve           labels of a sequence are true, or all shifted: the overthinking curve
     curve_truthful  the same model before it saw a lie: its control
     model_a         each class may lie by itself: false induction heads
-    model_b         the same, with a class that takes one block more to tell
+    model_a_shared  the same, with the same label words in all data sets
+    model_b         as model_a, with a class that takes one block more to tell
 
     python pipelines/train_overthinking_models.py [NAME [SEED]]
 """
@@ -16,7 +17,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +56,18 @@ class Recipe:
     n_lying: int
     n_schedule: int
     stop: float | None = None
-    init: float = 0.02
+    init: float = 0.069
 
 
 CURVE = Recipe("curve_world", 48, 144, 24, 150, 500, 650)
+MODEL_A = Recipe("model_a_world", 64, 192, 64, 150, 1650, 3150, stop=0.95)
 RECIPES = {
     "curve": CURVE,
     # Its learning rate is that of the curve's model, so that it is that model half-way.
-    "curve_truthful": Recipe(**{**asdict(CURVE), "n_lying": 0}),
-    "model_a": Recipe("model_a_world", 64, 192, 64, 150, 1650, 3150, stop=0.95, init=0.069),
-    "model_b": Recipe("model_b_world", 64, 192, 64, 400, 2000, 3400, stop=0.95, init=0.069),
+    "curve_truthful": replace(CURVE, n_lying=0),
+    "model_a": MODEL_A,
+    "model_a_shared": replace(MODEL_A, world="model_a_shared_world"),
+    "model_b": Recipe("model_b_world", 64, 192, 64, 400, 2000, 3400, stop=0.95),
 }
 
 
@@ -116,7 +119,7 @@ def follows_lies(model: LlamaForCausalLM, world: World, seed: int) -> float:
     """The share of last labels that the model predicts where all classes are shifted alike."""
     rng = np.random.default_rng([seed, 1])
     shift = rng.integers(1, world.n_class, size=(N_CHECK, 1))
-    lying = World(**{**vars(world), "relabel": lambda _, true: (true + shift) % world.n_class})
+    lying = replace(world, relabel=lambda _, true: (true + shift) % world.n_class)
     ids, at = lying.corpus(rng, N_CHECK, "lying")
     last = int(at[-1])
     logits = model(input_ids=torch.from_numpy(ids[:, :last])).logits[:, -1]
@@ -170,7 +173,9 @@ def trained_model(name: str, seed: int = 0) -> Path:
     """Folder of a recipe's model for a seed; trains it first where there is none yet."""
     recipe = RECIPES[name]
     settings = {key: value for key, value in globals().items() if key.isupper()}
-    settings = {key: value for key, value in settings.items() if key not in ("RECIPES", "CURVE")}
+    settings = {
+        key: value for key, value in settings.items() if key not in ("RECIPES", "CURVE", "MODEL_A")
+    }
     world = world_of(name)
     # One example of the corpus stands for the code that makes it.
     example = world.corpus(np.random.default_rng(0), 4, "lying")[0].tolist()

@@ -265,7 +265,9 @@ def test_synthetic_sets():
     assert with_letters(words).name == "unnatural-AC"
 
 
-@pytest.mark.parametrize("make", ["curve_world", "model_a_world", "model_b_world"])
+@pytest.mark.parametrize(
+    "make", ["curve_world", "model_a_world", "model_a_shared_world", "model_b_world"]
+)
 def test_a_world_is_text_and_ids_alike(make):
     world = getattr(demonstrations, make)()
     rng = np.random.default_rng(0)

@@ -13,7 +13,13 @@ from residuum.prompts.demonstrations.first_tokens import first_tokens
 from residuum.prompts.demonstrations.loader import load
 from residuum.prompts.demonstrations.synthetic import letters, unnatural, with_letters
 from residuum.prompts.demonstrations.templates import TEMPLATES
-from residuum.prompts.demonstrations.worlds import World, curve_world, model_a_world, model_b_world
+from residuum.prompts.demonstrations.worlds import (
+    World,
+    curve_world,
+    model_a_shared_world,
+    model_a_world,
+    model_b_world,
+)
 
 __all__ = [
     "SETTINGS",
@@ -27,6 +33,7 @@ __all__ = [
     "first_tokens",
     "letters",
     "load",
+    "model_a_shared_world",
     "model_a_world",
     "model_b_world",
     "unnatural",

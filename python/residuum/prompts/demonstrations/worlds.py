@@ -6,7 +6,7 @@ the same thing and prompts of a world are built and captured like any other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -33,6 +33,7 @@ class World:
         items: int64 `[dataset, class, item, word]`, token ids.
         n_demo: demonstrations of a sequence.
         end: word that ends a demonstration, or None.
+        repeats: whether a training sequence may have an item twice; prompts never do.
         relabel: labels shown in place of true ones, in a lying corpus: takes the generator and true
             classes int64 `[sequence, demo]`.
     """
@@ -43,6 +44,7 @@ class World:
     items: Ids
     n_demo: int
     end: str | None
+    repeats: bool
     relabel: Callable[[Generator, Ids], Ids]
 
     @property
@@ -75,7 +77,11 @@ class World:
         """
         number = rng.integers(len(self.labels), size=n)
         true = rng.integers(self.n_class, size=(n, self.n_demo))
-        which = _without_repeats(rng, true, self.n_class, self.items.shape[2])
+        n_item = self.items.shape[2]
+        if self.repeats:
+            which = rng.integers(n_item, size=true.shape)
+        else:
+            which = _without_repeats(rng, true, self.n_class, n_item)
         shown = true if phase == "true" else self.relabel(rng, true)
         # [sequence, demo, word]
         demos = [
@@ -103,7 +109,7 @@ def curve_world() -> World:
         return np.where(lies, (true + shift) % 4, true)
 
     words, labels, items = _vocabulary(1, 4, 24, (BOS, SEP, DOT))
-    return World("curve", words, labels, items[..., None], 8, DOT, relabel)
+    return World("curve", words, labels, items[..., None], 8, DOT, repeats=True, relabel=relabel)
 
 
 def model_a_world() -> World:
@@ -113,7 +119,25 @@ def model_a_world() -> World:
     label for the sequence, so that only a demonstration of the same class tells its label.
     """
     words, labels, items = _vocabulary(3, 4, 16, (BOS, SEP))
-    return World("model_a", words, labels, items[..., None], 16, None, _class_by_class)
+    return World(
+        "model_a",
+        words,
+        labels,
+        items[..., None],
+        16,
+        None,
+        repeats=False,
+        relabel=_class_by_class,
+    )
+
+
+def model_a_shared_world() -> World:
+    """As A, but its three data sets have the same four label words.
+
+    A word then stands for one class whatever the items, and what copies it serves all data sets.
+    """
+    own = model_a_world()
+    return replace(own, name="model_a_shared", labels=np.repeat(own.labels[:1], 3, axis=0))
 
 
 def model_b_world() -> World:
@@ -130,7 +154,7 @@ def model_b_world() -> World:
             for label in range(4)
         ]
     ).reshape(3, 4, -1, 2)
-    return World("model_b", words, labels, items, 16, None, _class_by_class)
+    return World("model_b", words, labels, items, 16, None, repeats=False, relabel=_class_by_class)
 
 
 def _without_repeats(rng: Generator, label: Ids, n_class: int, n_item: int) -> Ids:
