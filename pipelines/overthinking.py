@@ -10,7 +10,9 @@ demo/overthinking/.
     python pipelines/overthinking.py --model FOLDER --data sst2=FILE.jsonl --data agnews=FILE.jsonl
 
 With a model of yours the prompts are texts: `unnatural`, on which heads are chosen, and the data
-sets that you name, in files of JSON lines (`residuum.prompts.demonstrations.loader`).
+sets that you name, in files of JSON lines (`residuum.prompts.demonstrations.loader`). Its stream is
+kept at the tokens before labels, its attention at the last of them; `--ablate` keeps the stream of
+every token, about 50 times as much, which a replay needs.
 """
 
 import argparse
@@ -51,11 +53,18 @@ def show(store: Store, title: str, sql: str) -> None:
     print(f"\n{title}\n{store.sql(sql)}", flush=True)
 
 
-def captured(model: str, rows: list[dict[str, Any]], out: Path) -> Store:
+def captured(
+    model: str,
+    rows: list[dict[str, Any]],
+    out: Path,
+    sites: Sequence[str] = SITES,
+    positions: str = "all",
+) -> Store:
     """The store of a model on prompts; made anew."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    store = residuum.capture(model, pa.Table.from_pylist(rows), out, sites=SITES)
+    table = pa.Table.from_pylist(rows)
+    store = residuum.capture(model, table, out, sites=sites, positions=positions)
     print(f"{store}\n  captured in {time.perf_counter() - started:.0f} s", flush=True)
     return store
 
@@ -182,7 +191,9 @@ def report(store: Store, results: Sequence[Result], name: str) -> None:
     print(f"\n{out}")
 
 
-def real(model: str, given: Sequence[str], n_prompt: int) -> None:
+def real(
+    model: str, given: Sequence[str], n_prompt: int, n_demo: int | None, *, ablate: bool
+) -> None:
     """The study of a model of yours on `unnatural` and your own files."""
     tokenizer = AutoTokenizer.from_pretrained(model)
 
@@ -192,7 +203,8 @@ def real(model: str, given: Sequence[str], n_prompt: int) -> None:
         return [(token, start, end) for token, (start, end) in offsets]
 
     context = int(tokenizer.model_max_length)
-    n_demo = N_DEMO_SHORT if context <= SHORT else N_DEMO
+    if n_demo is None:
+        n_demo = N_DEMO_SHORT if context <= SHORT else N_DEMO
     sets: list[Dataset] = [demonstrations.unnatural()]
     for one in given:
         name, _, path = one.partition("=")
@@ -208,8 +220,14 @@ def real(model: str, given: Sequence[str], n_prompt: int) -> None:
             context=min(context, 2 * SHORT),
         )
     heading(f"{model}: {len(rows)} prompts of {n_demo} demonstrations")
-    store = captured(model, rows, FOLDER / "real.residuum")
-    result = asked(store)
+    # A pattern of all tokens by all tokens would be far larger than what is asked about.
+    pattern = FOLDER / "real_pattern.residuum"
+    captured(model, rows, pattern, ["pattern"], "column:query_token")
+    stream = "all" if ablate else "column:pre_label_token"
+    store = captured(model, rows, FOLDER / "real.residuum", ["embed", "resid_post"], stream)
+    parts = ["accuracy", "critical_layers", "early_exit", "prefix_matching"]
+    parts += ["ablations", "label_copying"] if ablate else []
+    result = asked(store, pattern=str(pattern), experiments=parts)
     show_curve(store)
     show_heads(store)
     report(store, [result], "real")
@@ -221,10 +239,16 @@ def main() -> None:
     options.add_argument("--model", help="a folder or a name on the hub; trains small ones without")
     options.add_argument("--data", action="append", default=[], metavar="NAME=FILE")
     options.add_argument("--prompts", type=int, default=N_PROMPT, help="pairs of each data set")
+    options.add_argument("--demos", type=int, help="demonstrations of a prompt")
+    options.add_argument(
+        "--ablate",
+        action="store_true",
+        help="ablate heads and late blocks too, which keeps the stream of every token",
+    )
     chosen = options.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if chosen.model is not None:
-        real(chosen.model, chosen.data, chosen.prompts)
+        real(chosen.model, chosen.data, chosen.prompts, chosen.demos, ablate=chosen.ablate)
         return
     curve()
     heads("model_a", "Heads: classes lie one by one, each data set has labels of its own (model A)")

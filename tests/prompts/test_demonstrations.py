@@ -137,6 +137,9 @@ def test_the_token_before_a_label_is_followed_by_its_first(bos):
             at = next(i for i, (_, a, b) in enumerate(tokens) if a <= start < b)
             assert tokens[at][0] == first[row["prompt_format"]][label]
             assert tokens[at - 1][2] <= start
+            assert at - 1 in row["pre_label_token"]
+        assert len(row["pre_label_token"]) == 4
+        assert row["query_token"] == [max(row["pre_label_token"])]
 
 
 def test_labels_that_begin_alike_are_refused():

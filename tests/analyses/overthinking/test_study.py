@@ -15,7 +15,7 @@ from residuum.analyses.overthinking.cases import Case, Editor
 from residuum.analyses.overthinking.lens import Lens
 from residuum.analyses.overthinking.params import Params
 from residuum.analyses.overthinking.study import Study
-from residuum.errors import ArgumentError, InputError, ModelError, SiteError
+from residuum.errors import ArgumentError, InputError, ModelError, SelectionError, SiteError
 from residuum.replay.edit import Edit
 from residuum.sites import Site
 
@@ -129,6 +129,32 @@ def test_the_query_in_the_docs_gives_the_same(gpt2):
     asked = gpt2.sql(SQL.format(demos="overthinking_demos")).to_arrow_table()
     shared = ["dataset", "setting", "prefix", "layer", "head", "pm_label"]
     assert asked.select(shared).to_pylist() == kept.select(shared).to_pylist()
+
+
+def test_the_pattern_may_be_in_another_store(gpt2, tmp_path):
+    """Stream at the tokens before labels, pattern at the last: what large models leave room for."""
+    rows = [{**row, "before": before_labels(row), "query": before_labels(row)[-1:]} for row in ROWS]
+    model, table = gpt2.capture["model_folder"], pa.Table.from_pylist(rows)
+    pattern = residuum.capture(
+        model, table, tmp_path / "p", sites=["pattern"], positions="column:query"
+    )
+    stream = residuum.capture(
+        model, table, tmp_path / "s", sites=["embed", "resid_post"], positions="column:before"
+    )
+    parts = ["accuracy", "critical_layers", "early_exit", "prefix_matching"]
+    small = run(stream, pattern=str(pattern.path), experiments=parts)
+    whole = run(gpt2, experiments=parts)
+    for name in parts:
+        mine, theirs = (one[name].drop_columns("model") for one in (small, whole))
+        for a, b in zip(mine.to_pylist(), theirs.to_pylist(), strict=True):
+            assert a == pytest.approx(b, abs=1e-6)
+    with pytest.raises(SelectionError, match="positions='all'"):
+        run(stream, experiments="ablations", pattern=str(pattern.path))
+    skipped = run(stream, pattern=str(pattern.path), n_heads=[1])["skipped"]["experiment"]
+    assert set(skipped.to_pylist()) == {"ablations", "label_copying"}
+    other = residuum.capture(model, table.slice(0, 40), tmp_path / "o", sites=["pattern"])
+    with pytest.raises(ArgumentError, match="not of the model and prompts"):
+        run(stream, experiments="prefix_matching", pattern=str(other.path))
 
 
 CASES = [

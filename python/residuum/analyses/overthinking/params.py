@@ -57,6 +57,9 @@ class Params:
     mlp_bias: bool = param(
         default=False, meaning="zero the MLP's hidden layer, which leaves its output bias"
     )
+    pattern: str | None = param(
+        None, "store of the same prompts that holds their pattern; none is the store itself"
+    )
     model: str | None = param(None, "folder of the model's weights; none is where it lay")
     device: str = param("cpu", "of torch, for ablations")
 

@@ -21,10 +21,12 @@ from residuum.errors import (
     ArgumentError,
     ModelError,
     QueryError,
+    SelectionError,
     SiteError,
     StoreError,
 )
 from residuum.replay.weights import Weights, tensors_of
+from residuum.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 PREFERRED = "unnatural"
-MISSING = (SiteError, StoreError, ModelError, QueryError, ModuleNotFoundError)
+SHARED = ["dataset", "prompt_format", "setting", "prefix", "prompt_id", "demo", "shown_label"]
+"""Columns in which two stores of the same prompts agree."""
+
+MISSING = (SiteError, SelectionError, StoreError, ModelError, QueryError, ModuleNotFoundError)
 """What is raised where a store or machine lacks what a part needs."""
 
 
@@ -87,7 +92,18 @@ class Study:
     @cached_property
     def matching(self) -> pa.Table:
         """The scores of heads, by SQL."""
-        return matching.scores(self.store, self.demos)
+        if self.params.pattern is None:
+            return matching.scores(self.store, self.demos)
+        other = open_store(self.params.pattern)
+        demos = demo_table(other, self.params.datasets, self.params.settings)
+        same = other.model.get("weights_hash") == self.store.model.get("weights_hash")
+        if not same or demos.select(SHARED) != self.demos.select(SHARED):
+            message = (
+                f"pattern={self.params.pattern} is not of the model and prompts of "
+                f"{self.store.path}: capture the same inputs with the same model"
+            )
+            raise ArgumentError(message)
+        return matching.scores(other, demos)
 
     @cached_property
     def selected(self) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from residuum.errors import InputError
 from residuum.prompts.demonstrations.dataset import Dataset, Item, Template
-from residuum.prompts.demonstrations.first_tokens import Encode, first_tokens
+from residuum.prompts.demonstrations.first_tokens import Encode, before_labels, first_tokens
 
 SETTINGS = ("permuted", "half_permuted", "random")
 MOST_DRAWS = 1000
@@ -55,13 +55,16 @@ def build(
         settings: of `SETTINGS`: permuted labels, each demonstration permuted with probability one
             half, or labels drawn evenly.
         seed: of all draws.
-        encode: text to tokens, which checks that labels can be told apart by their first token.
+        encode: text to tokens, which checks that labels can be told apart by their first token, and
+            says where the tokens before labels are.
         context: tokens that a prompt may have on average, measured by `encode`.
 
     Returns:
         two rows for each pair: prompt_id, dataset, prompt_format, setting, prefix (`true` or
         `false`), text, labels (a word for each class), and by demonstration true_label,
-        shown_label, label_start and label_end (characters of `text`).
+        shown_label, label_start and label_end (characters of `text`). With `encode` also
+        pre_label_token, the positions of the tokens before labels, and query_token, a list of the
+        last of them: what `positions="column:…"` of a capture takes.
 
     Raises:
         InputError: an unknown setting, fewer items than demonstrations, labels that begin with the
@@ -83,6 +86,10 @@ def build(
             items = _drawn(dataset, template, n_demo, rng, limit)
             for setting in settings:
                 rows += _pair(dataset, template, setting, items, seed, prompt)
+    if encode is not None:
+        for row in rows:
+            row["pre_label_token"] = before_labels(row["text"], row["label_start"], encode)
+            row["query_token"] = row["pre_label_token"][-1:]
     return rows
 
 

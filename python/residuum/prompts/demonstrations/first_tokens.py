@@ -1,7 +1,9 @@
 """The first token of each label, where it stands in a demonstration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
+
+import numpy as np
 
 from residuum.errors import InputError
 from residuum.prompts.demonstrations.dataset import Dataset, Template
@@ -49,3 +51,11 @@ def first_tokens(dataset: Dataset, template: Template, encode: Encode) -> list[i
             )
             raise InputError(message)
     return found
+
+
+def before_labels(text: str, starts: Sequence[int], encode: Encode) -> list[int]:
+    """Positions of the tokens before labels that begin at these characters, ascending."""
+    ends = np.array([end for _, _, end in encode(text)])
+    # Special tokens at the end stand at (0, 0), as those in front do.
+    ends = np.maximum.accumulate(ends)
+    return [int(at) - 1 for at in np.searchsorted(ends, starts, side="right")]
