@@ -41,6 +41,7 @@ SETTINGS = ["permuted", "half_permuted", "random"]
 # Models of the last decade have room for 40 demonstrations; those of 1024 tokens take half.
 N_DEMO, N_DEMO_SHORT, SHORT = 40, 20, 1024
 PROMPT_SEED = 1
+WIDTH = 150  # characters of a printed table
 
 
 def heading(text: str) -> None:
@@ -50,7 +51,8 @@ def heading(text: str) -> None:
 
 def show(store: Store, title: str, sql: str) -> None:
     """Print the answer to a question in SQL."""
-    print(f"\n{title}\n{store.sql(sql)}", flush=True)
+    print(f"\n{title}", flush=True)
+    store.sql(sql).show(max_rows=200, max_width=WIDTH)
 
 
 def captured(
@@ -136,13 +138,13 @@ def show_heads(store: Store) -> None:
         store,
         "Ablations at the last token before the label (random heads: mean and largest of draws)",
         """
-        SELECT dataset, setting, ablation, n_heads, any_value(parts) AS for_example,
+        SELECT dataset, setting, ablation, n_heads AS heads, any_value(parts) AS for_example,
                round(avg(cal_acc) FILTER (prefix = 'true'), 3) AS acc_true,
                round(avg(cal_acc) FILTER (prefix = 'false'), 3) AS acc_false,
                round(avg(gap_reduction), 3) AS gap_reduction,
                round(max(gap_reduction), 3) AS largest
         FROM overthinking_ablations GROUP BY dataset, setting, ablation, n_heads
-        ORDER BY dataset, setting, n_heads NULLS FIRST, ablation
+        ORDER BY dataset, setting, heads NULLS FIRST, ablation
         """,
     )
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from residuum.replay.engine import Replay
     from residuum.replay.weights import Weights
 
-RUNS = 1 << 17
-"""Replays that are asked for at once; those of one example share what is cached of it."""
+BUDGET = 256 << 20
+"""Bytes of the streams that are replayed at once; those of one example share what is cached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def _streams(editor: Editor, cases: Sequence[Case]) -> Iterator[NDArray[np.float
     replay, n = editor.replay, len(editor.rows)
     last = replay.of.n_layer - 1
     examples = [replay.resolver.example(editor.rows[run : run + 1]) for run in range(n)]
-    together = max(1, RUNS // n)
+    together = max(1, BUDGET // (4 * n * replay.of.d_model))
     for first in range(0, len(cases), together):
         runs = [
             Run(
