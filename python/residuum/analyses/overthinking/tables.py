@@ -135,7 +135,11 @@ ABLATIONS = TableSpec(
     pa.schema(
         [
             MODEL,
-            DATASET,
+            column(
+                "dataset",
+                pa.string(),
+                "data set; `all` is the average of those on which heads were not chosen",
+            ),
             SETTING,
             column(
                 "ablation",

@@ -154,7 +154,7 @@ def model_b_world() -> World:
             for label in range(4)
         ]
     ).reshape(3, 4, -1, 2)
-    return World("model_b", words, labels, items, 16, None, repeats=False, relabel=_class_by_class)
+    return World("model_b", words, labels, items, 16, None, repeats=True, relabel=_class_by_class)
 
 
 def _without_repeats(rng: Generator, label: Ids, n_class: int, n_item: int) -> Ids:
