@@ -12,7 +12,14 @@ from residuum.analyses import attention_roles, registry
 from residuum.analyses.registry import Analysis
 from residuum.errors import ArgumentError, SiteError, StoreError
 
-ALL = ["attention_roles", "binding_ids", "clusters", "head_attribution", "logit_lens"]
+ALL = [
+    "attention_roles",
+    "binding_ids",
+    "clusters",
+    "head_attribution",
+    "logit_lens",
+    "overthinking",
+]
 
 
 def test_every_analysis_describes_itself_as_json():

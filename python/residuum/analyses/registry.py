@@ -27,7 +27,7 @@ import pyarrow as pa
 from residuum import analyses
 from residuum.analyses import params as parameters
 from residuum.analyses.result import Result
-from residuum.errors import ArgumentError, SiteError
+from residuum.errors import ArgumentError, InputError, SiteError
 from residuum.store import key_of
 
 if TYPE_CHECKING:
@@ -92,12 +92,14 @@ class Analysis:
 
         Raises:
             ArgumentError: A parameter that does not exist or does not fit.
+            InputError: The store's examples lack a column.
             SiteError: The store lacks a site, or has one of int8 where exact numbers are needed;
                 the message says what to do.
 
         """
         asked: Any = parameters.check(self.params, params, analysis=self.name)
         require(store, *self.sites, analysis=self.name)
+        require_columns(store, *self.columns, analysis=self.name)
         if self.exact:
             refuse_lossy(store, analysis=self.name)
         chosen = self.settle(store, asked)
@@ -136,6 +138,7 @@ class Analysis:
             "version": self.version,
             "sites": [list(need) for need in self.sites],
             "weights": list(self.weights),
+            "columns": list(self.columns),
             "exact": self.exact,
             "parameters": parameters.describe(self.params),
             "tables": [table.describe() for table in self.tables],
@@ -173,8 +176,7 @@ def find(name: str) -> Analysis:
 
 def answerable(store: "Store") -> list[Analysis]:
     """The analyses that can be run on a store without parameters."""
-    have, weights = set(store.sites), set(store.weights)
-    columns = set(store.examples.schema.names)
+    have, weights, columns = set(store.sites), set(store.weights), set(store.examples.schema.names)
     return [
         analysis
         for analysis in registered().values()
@@ -205,6 +207,24 @@ def require(store: "Store", *needs: tuple[str, ...], analysis: str) -> None:
                 f"{', '.join(have) or 'none'}. Capture again with --site {need[0]}."
             )
             raise SiteError(message)
+
+
+def require_columns(store: "Store", *columns: str, analysis: str) -> None:
+    """Refuse a store whose examples lack a column, naming it.
+
+    Raises:
+        InputError: A column is not there.
+
+    """
+    have = set(store.examples.schema.names)
+    missing = [column for column in columns if column not in have]
+    if missing:
+        message = (
+            f"{analysis} reads the columns {', '.join(columns)} of the captured inputs, but the "
+            f"examples of {store.path} have no {', '.join(missing)}: capture prompts that "
+            "`residuum.prompts` made."
+        )
+        raise InputError(message)
 
 
 def refuse_lossy(store: "Store", *, analysis: str) -> None:
