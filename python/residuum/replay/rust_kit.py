@@ -1,13 +1,14 @@
 """A block's parts in Rust, over packed rows, on the CPU, in float32.
 
-Weights stay in the mapped file where they lie there in one piece, in 16 bits too; the parts of
-fused projections are copied out of them.
+Weights stay in the mapped file, in 16 bits too, which are widened as they are used. Only where the
+model is small, matrices that lie `[out, in]` are turned round once: products read those faster.
 
     RustKit ──▶ _residuum.replay_linear, replay_rotate, ReplayAttention ──▶ rust/core/src/replay
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 _CACHED = np.uint32(2**32 - 1)
+_ROOM = 2 << 30
+"""Bytes of a model's blocks up to which matrices are turned round in memory."""
 
 
 class RustKit:
@@ -114,15 +117,16 @@ class RustKit:
 class RustLinear:
     """`x @ w + b`."""
 
-    def __init__(self, linear: Linear) -> None:
-        """Take the weights as they lie, or in one piece."""
+    def __init__(self, linear: Linear, *, turn: bool) -> None:
+        """Take the weights as they lie, or in one piece; `turn` them to `[in, out]`."""
         w = linear.w
         self.brain = w.dtype.name == "bfloat16"
         if w.dtype.itemsize == 2:
             w = w.view(np.uint16)
         elif w.dtype != np.float32:
             w = w.astype(np.float32)
-        self.transposed = bool(w.flags.f_contiguous and not w.flags.c_contiguous)
+        turned = bool(w.flags.f_contiguous and not w.flags.c_contiguous)
+        self.transposed = turned and (w.dtype != np.float32 or not turn)
         self.w = np.require(w.T if self.transposed else w, requirements=["C", "A"])
         self.b = None if linear.b is None else _floats(linear.b)
         self.d_out = linear.w.shape[1]
@@ -146,10 +150,13 @@ class RustBlock:
         self._norms = [_norm(norm, of) for norm in block.norms]
         self._branch_norms = [_norm(norm, of) for norm in block.branch_norms]
         self.n_norm, self.has_branch_norms = len(self._norms), bool(self._branch_norms)
-        self.q, self.k, self.v = map(RustLinear, (block.q, block.k, block.v))
-        self.out = RustLinear(block.out)
-        self._mlp_in, self._mlp_out = RustLinear(block.mlp_in), RustLinear(block.mlp_out)
-        self._mlp_up = None if block.mlp_up is None else RustLinear(block.mlp_up)
+        matrices = [block.q, block.k, block.v, block.out, block.mlp_in, block.mlp_out]
+        size = sum(4 * one.w.size for one in matrices) * of.n_layer
+        linear = partial(RustLinear, turn=size <= _ROOM)
+        self.q, self.k, self.v = map(linear, (block.q, block.k, block.v))
+        self.out = linear(block.out)
+        self._mlp_in, self._mlp_out = linear(block.mlp_in), linear(block.mlp_out)
+        self._mlp_up = None if block.mlp_up is None else linear(block.mlp_up)
         self._activation = of.activation
 
     def norm(self, number: int, x: Floats) -> Floats:

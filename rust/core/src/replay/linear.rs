@@ -3,18 +3,20 @@
 use rayon::prelude::*;
 
 use super::activation::Activation;
-use super::weight::{Halves, Weight};
+use super::weight::Weight;
 use crate::Result;
 use crate::kernels::check::{elements, same_axis, same_len};
 use crate::kernels::matmul::{MatMut, MatRef, product};
 use crate::vector::widest;
 
-/// Rows that one task computes where there are many.
-const ROW_BLOCK: usize = 512;
+/// Rows that one task computes, about: each packs the weights for itself.
+const ROW_BLOCK: usize = 384;
 /// With fewer rows than this, tasks are cut along the columns.
-const FEW_ROWS: usize = 512;
-/// Columns that one task computes where there are few rows, or weights have to be widened.
+const FEW_ROWS: usize = 96;
+/// Columns that one task computes where there are few rows.
 const COLUMN_BLOCK: usize = 384;
+/// 16-bit weights that are widened at once.
+const WIDENED: usize = 1 << 24;
 
 /// What is done with each sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,17 +50,25 @@ pub fn linear(
     }
     let after = After { bias, then };
     match weight {
-        Weight::F32(w) if n_row >= FEW_ROWS => {
-            by_rows(x, w, after, out);
-            Ok(())
+        Weight::F32(w) => columns(x, w, 0, after, out),
+        Weight::Half(halves) => {
+            let step = (WIDENED / d_in.max(1)).clamp(1, d_out);
+            let mut wide = Vec::new();
+            for start in (0..d_out).step_by(step) {
+                let cols = step.min(d_out - start);
+                columns(x, halves.columns(start, cols, &mut wide)?, start, after, out);
+            }
         }
-        Weight::F32(w) => by_columns(x, d_out, after, out, |start, cols, x, part| {
-            product(x, w.col_block(start, cols), part);
-            Ok(())
-        }),
-        Weight::Half(halves) => by_columns(x, d_out, after, out, |start, cols, x, part| {
-            widened(halves, start, cols, x, part)
-        }),
+    }
+    Ok(())
+}
+
+/// The columns of `out` from `start` on that `w` makes.
+fn columns(x: MatRef<'_>, w: MatRef<'_>, start: usize, after: After<'_>, out: &mut [f32]) {
+    if x.rows() < FEW_ROWS && w.cols() > COLUMN_BLOCK {
+        by_columns(x, w, start, after, out);
+    } else {
+        by_rows(x, w, start, after, out);
     }
 }
 
@@ -94,66 +104,54 @@ impl After<'_> {
     }
 }
 
-fn by_rows(x: MatRef<'_>, w: MatRef<'_>, after: After<'_>, out: &mut [f32]) {
-    let n = w.cols();
-    out.par_chunks_mut(ROW_BLOCK * n).enumerate().for_each(|(block, out)| {
-        let rows = out.len() / n;
-        let x = x.row_block(block * ROW_BLOCK, rows);
+/// Blocks of rows of one size, an even number of them: by the shape alone, so that results do not
+/// depend on the number of threads.
+fn by_rows(x: MatRef<'_>, w: MatRef<'_>, start: usize, after: After<'_>, out: &mut [f32]) {
+    let (n_row, cols) = (x.rows(), w.cols());
+    let n_out = out.len() / n_row;
+    let blocks = n_row.div_ceil(ROW_BLOCK).next_multiple_of(2);
+    let step = n_row.div_ceil(blocks);
+    out.par_chunks_mut(step * n_out).enumerate().for_each(|(block, out)| {
+        let rows = out.len() / n_out;
+        let x = x.row_block(block * step, rows);
         if after.then == Then::Multiply {
-            let mut sums = vec![0.0; out.len()];
-            product(x, w, &mut MatMut { data: &mut sums, rows, cols: n, row_stride: n });
-            widest!(for (sums, out) in sums.chunks_exact_mut(n).zip(out.chunks_exact_mut(n)) {
-                after.finish(0, sums, Some(out));
-            });
+            let mut sums = vec![0.0; rows * cols];
+            product(x, w, &mut MatMut { data: &mut sums, rows, cols, row_stride: cols });
+            widest!(
+                for (sums, out) in sums.chunks_exact_mut(cols).zip(out.chunks_exact_mut(n_out)) {
+                    after.finish(start, sums, Some(&mut out[start..start + cols]));
+                }
+            );
         } else {
-            product(x, w, &mut MatMut { data: out, rows, cols: n, row_stride: n });
-            widest!(for out in out.chunks_exact_mut(n) {
-                after.finish(0, out, None);
+            let data = &mut out[start..];
+            product(x, w, &mut MatMut { data, rows, cols, row_stride: n_out });
+            widest!(for out in out.chunks_exact_mut(n_out) {
+                after.finish(start, &mut out[start..start + cols], None);
             });
         }
     });
 }
 
 /// Column blocks go through scratch: neighbouring blocks interleave in `out`.
-fn by_columns(
-    x: MatRef<'_>,
-    n: usize,
-    after: After<'_>,
-    out: &mut [f32],
-    times: impl Fn(usize, usize, MatRef<'_>, &mut MatMut<'_>) -> Result<()> + Sync,
-) -> Result<()> {
+fn by_columns(x: MatRef<'_>, w: MatRef<'_>, start: usize, after: After<'_>, out: &mut [f32]) {
     let rows = x.rows();
-    let parts: Vec<Vec<f32>> = (0..n.div_ceil(COLUMN_BLOCK))
+    let n_out = out.len() / rows;
+    let parts: Vec<Vec<f32>> = (0..w.cols().div_ceil(COLUMN_BLOCK))
         .into_par_iter()
         .map(|block| {
-            let start = block * COLUMN_BLOCK;
-            let cols = COLUMN_BLOCK.min(n - start);
+            let first = block * COLUMN_BLOCK;
+            let cols = COLUMN_BLOCK.min(w.cols() - first);
             let mut data = vec![0.0; rows * cols];
-            times(start, cols, x, &mut MatMut { data: &mut data, rows, cols, row_stride: cols })?;
-            Ok(data)
+            let part = &mut MatMut { data: &mut data, rows, cols, row_stride: cols };
+            product(x, w.col_block(first, cols), part);
+            data
         })
-        .collect::<Result<_>>()?;
-    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
-        widest!(for (block, part) in parts.iter().enumerate() {
-            let start = block * COLUMN_BLOCK;
-            let cols = COLUMN_BLOCK.min(n - start);
-            let mut sums = [0.0; COLUMN_BLOCK];
-            sums[..cols].copy_from_slice(&part[row * cols..][..cols]);
-            after.finish(start, &mut sums[..cols], Some(&mut out[start..start + cols]));
+        .collect();
+    for (block, mut part) in parts.into_iter().enumerate() {
+        let first = start + block * COLUMN_BLOCK;
+        let cols = part.len() / rows;
+        widest!(for (sums, out) in part.chunks_exact_mut(cols).zip(out.chunks_exact_mut(n_out)) {
+            after.finish(first, sums, Some(&mut out[first..first + cols]));
         });
-    });
-    Ok(())
-}
-
-/// One task's product with weights that are widened for it.
-fn widened(
-    halves: Halves<'_>,
-    start: usize,
-    cols: usize,
-    x: MatRef<'_>,
-    part: &mut MatMut<'_>,
-) -> Result<()> {
-    let mut wide = Vec::new();
-    product(x, halves.columns(start, cols, &mut wide)?, part);
-    Ok(())
+    }
 }

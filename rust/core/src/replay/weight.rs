@@ -1,6 +1,7 @@
 //! A matrix of weights as it lies in a model's file.
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{bf16, f16, slice::HalfBitsSliceExt, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
 
 use crate::Result;
 use crate::kernels::check::{elements, same_len};
@@ -61,12 +62,16 @@ impl<'a> Halves<'a> {
     ) -> Result<MatRef<'w>> {
         wide.resize(self.rows * cols, 0.0);
         if self.transposed {
-            self.widen(&self.bits[start * self.rows..][..cols * self.rows], wide);
+            let bits = &self.bits[start * self.rows..][..cols * self.rows];
+            let row = self.rows.max(1);
+            wide.par_chunks_mut(row).zip(bits.par_chunks(row)).for_each(|(wide, bits)| {
+                self.widen(bits, wide);
+            });
             return MatRef::transposed(wide, self.rows, cols);
         }
-        for (row, wide) in wide.chunks_exact_mut(cols.max(1)).enumerate() {
+        wide.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, wide)| {
             self.widen(&self.bits[row * self.cols + start..][..cols], wide);
-        }
+        });
         MatRef::new(wide, self.rows, cols)
     }
 
@@ -76,7 +81,6 @@ impl<'a> Halves<'a> {
                 *wide = bf16::from_bits(bits).to_f32();
             }
         } else {
-            use half::slice::HalfBitsSliceExt;
             let halves: &[f16] = bits.reinterpret_cast();
             halves.convert_to_f32_slice(wide);
         }
