@@ -7,8 +7,6 @@ What a benchmark found is kept: one that is run again alone replaces its own sec
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -24,22 +22,8 @@ INTRODUCTION = """# Benchmarks
 
 Written by `make bench`: ours and the peers in one run, cases in turns, medians. Every case asserts
 its answer first. Wall times differ by a factor of two from hour to hour on a virtual machine;
-compare ratios within a table.
+compare ratios within a table. Sections may be of different machines: each names its own.
 """
-
-
-def machine() -> str:
-    """Processor, cores and memory of this machine."""
-    model = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    flags = Path("/proc/cpuinfo").read_text()
-    vectors = "AVX-512" if " avx512f " in flags else "AVX2" if " avx2 " in flags else "SSE"
-    system = f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}"
-    return f"{model} ({vectors}), {os.cpu_count()} cores, {memory:.0f} GiB; {system}."
 
 
 def kept(name: str) -> dict[str, Any] | None:
@@ -63,7 +47,7 @@ def goals(sections: list[dict[str, Any]]) -> list[str]:
 def write() -> None:
     """Write docs/benchmarks.md from what is kept."""
     sections = [section for name in (*NAMES, *ALONE) if (section := kept(name))]
-    lines = [INTRODUCTION, machine(), "", "## Goals", ""]
+    lines = [INTRODUCTION, "## Goals", ""]
     lines += ["How many times as fast as the best of its rivals ours is meant to be, and is.", ""]
     lines += [*goals(sections), ""]
     for section in sections:

@@ -9,6 +9,7 @@ import datetime as dt
 import importlib.metadata
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ class Report:
         for paragraph in paragraphs:
             if not paragraph.startswith("    "):
                 self.say(paragraph)
+        self.say(machine())
 
     def say(self, *lines: str) -> None:
         """Add a paragraph."""
@@ -99,3 +101,17 @@ def versions(*packages: str) -> str:
     named = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     day = dt.datetime.now(dt.UTC).date()
     return f"{named}; {torch.get_num_threads()} threads on {os.cpu_count()} cores; {day}."
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine."""
+    model = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    flags = Path("/proc/cpuinfo").read_text()
+    vectors = "AVX-512" if " avx512f " in flags else "AVX2" if " avx2 " in flags else "SSE"
+    system = f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+    return f"{model} ({vectors}), {os.cpu_count()} cores, {memory:.0f} GiB; {system}."

@@ -1,5 +1,7 @@
 //! A block's parts beside their definitions, on random numbers and odd sizes.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
 mod kernels_common;
 
 use half::{bf16, f16};

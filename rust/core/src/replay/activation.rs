@@ -44,7 +44,7 @@ impl Activation {
         match self {
             Self::Identity => {}
             Self::Gelu => {
-                each(values, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)))
+                each(values, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
             }
             Self::GeluTanh => each(values, |x| {
                 const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
@@ -69,14 +69,7 @@ fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
 fn sigmoid(x: f32) -> f32 {
-    let bounded = if x > 80.0 {
-        80.0
-    } else if x < -80.0 {
-        -80.0
-    } else {
-        x
-    };
-    1.0 / (1.0 + exp(-bounded))
+    1.0 / (1.0 + exp(-x.clamp(-80.0, 80.0)))
 }
 
 /// Error function: Abramowitz and Stegun 7.1.26, absolute error below 5e-7 in f32.
