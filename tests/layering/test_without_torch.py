@@ -28,8 +28,10 @@ try:
     residuum.capture("gpt2", ["text"], sys.argv[1] + ".new", sites=["z"])
 except ImportError as error:
     refusal = str(error)
+patch = residuum.replay.Patch("resid_post", [1], layers=0)
+(found,) = residuum.replay(store).run([patch], tokens=[-1])
 try:
-    residuum.replay(store)
+    residuum.replay(store, executor="torch")
 except ImportError as error:
     no_replay = str(error)
 print(json.dumps({
@@ -40,6 +42,7 @@ print(json.dumps({
     "lens": store.sql("SELECT count(*) FROM logit_lens(k := 1)").fetchall()[0][0],
     "loaded": sorted({"torch", "transformers"} & set(sys.modules)),
     "refusal": refusal,
+    "logits": list(found["logits"].shape),
     "no_replay": no_replay,
 }))
 """
@@ -92,7 +95,8 @@ def test_python_reads_and_queries(bare: Path, run: Path) -> None:
     assert answers["lens"] == 3 * store.n_row
     assert answers["loaded"] == []
     assert "residuum[capture]" in answers["refusal"]
-    assert "replay computes with torch" in answers["no_replay"]
+    assert answers["logits"][0] == 1
+    assert "the torch executor needs torch" in answers["no_replay"]
     assert not run.with_name("run.residuum.new").exists()
 
 

@@ -97,7 +97,7 @@ def test_what_is_not_there_is_refused(store):
         effects.ablated([[99]])
     with pytest.raises(ArgumentError, match=r"there are \d+ components"):
         effects.ablated(np.zeros((2, 3), bool))
-    with pytest.raises(ArgumentError, match="`to` is empty"):
+    with pytest.raises(ArgumentError, match="the list of tokens is empty"):
         direct_effects(store, [])
     with pytest.raises(SelectionError, match="row 17 is not in"):
         direct_effects(store, [3], rows=[17])

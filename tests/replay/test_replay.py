@@ -308,7 +308,7 @@ def test_refusals(opened, tmp_path):
         (Patch("z", [99]), SelectionError, "row 99 is not in"),
         (Patch("z", [0, 6]), SelectionError, "several examples"),
         (Patch("z", [0, 0]), SelectionError, "row 0 twice"),
-        (Patch("z", []), SelectionError, "no rows"),
+        (Patch("z", []), ArgumentError, "the list of rows is empty"),
         (Patch("z", [0], layers=7), SiteError, "layer 7"),
         (Patch("z", [0], heads=[9]), SiteError, "head 9"),
         (Patch("z", [0], heads=[1, 1]), SelectionError, "twice"),

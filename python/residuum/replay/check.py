@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from residuum.replay.edit import Edit
+from residuum.replay.numbers import whole
 from residuum.replay.plan import Read, Run
 from residuum.sites import Site
 
@@ -22,7 +23,11 @@ _FIRST = 16
 def check(replay: Replay, examples: Sequence[int] | None) -> pa.Table:
     """See `Replay.check`."""
     n_example = replay.store.n_example
-    numbers = range(min(_FIRST, n_example)) if examples is None else examples
+    numbers = (
+        list(range(min(_FIRST, n_example)))
+        if examples is None
+        else whole("examples", examples).tolist()
+    )
     layers = range(replay.of.n_layer)
     runs = []
     for number in numbers:

@@ -13,7 +13,7 @@ section 3; the mean ablation of Gandelsman et al. 2024 is the same sum over an i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ from residuum.errors import ArgumentError, SelectionError, StoreError
 from residuum.kernels import Norm
 from residuum.replay.architecture import architecture
 from residuum.replay.components import components, row_products
-from residuum.replay.source import Source
+from residuum.replay.numbers import rows_below, whole
+from residuum.replay.source import Source, a_store
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ COMPONENTS = pa.schema(
         ("head", pa.int32()),
     ]
 )
+_NONE = np.zeros(0, np.int64)
 _BLOCK = 1024
 """Rows that are read at once."""
 
@@ -103,12 +105,14 @@ class DirectEffects:
 
     def _chosen(self, subsets: ArrayLike | Sequence[Sequence[int]]) -> NDArray[np.bool_]:
         n = len(self.means)
-        if isinstance(subsets, np.ndarray) and subsets.dtype == bool:
-            if subsets.ndim != 2 or subsets.shape[1] != n:
-                message = f"the subsets are {list(subsets.shape)}, but there are {n} components"
+        listed: list[Any] = list(subsets)  # type: ignore[arg-type]
+        if listed and all(np.asarray(one).dtype == bool and len(one) for one in listed):
+            matrix = np.stack(listed)
+            if matrix.shape[1:] != (n,):
+                message = f"the subsets are {list(matrix.shape)}, but there are {n} components"
                 raise ArgumentError(message)
-            return subsets
-        lists = [np.asarray(one, np.int64).reshape(-1) for one in subsets]  # type: ignore[union-attr]
+            return matrix
+        lists = [whole("components", one) if len(one) else _NONE for one in listed]
         chosen = np.zeros((len(lists), n), bool)
         for row, numbers in zip(chosen, lists, strict=True):
             outside = numbers[(numbers < 0) | (numbers >= n)]
@@ -141,8 +145,10 @@ def direct_effects(
         SiteError: `z` or the final stream was not captured.
         SelectionError: a row that the store does not have.
     """
+    architecture(a_store(store))
     parts = components(store, analysis="direct_effects")
-    readout = _Readout(store, parts, list(to), list(minus))
+    minus = whole("tokens", minus).tolist() if len(minus) else []
+    readout = _Readout(store, parts, whole("tokens", to).tolist(), minus)
     explained = _rows(store, rows)
     products, divisors, logits = readout.read(explained)
     others = products if reference is None else readout.read(_rows(store, reference))[0]
@@ -152,22 +158,18 @@ def direct_effects(
 
 def _rows(store: Store, rows: ArrayLike | None) -> NDArray[np.int64]:
     n_row = store.rows["token"]
-    numbers = np.arange(n_row) if rows is None else np.asarray(rows, np.int64).reshape(-1)
-    outside = numbers[(numbers < 0) | (numbers >= n_row)]
-    if len(outside) or not len(numbers):
-        what = f"row {outside[0]} is not" if len(outside) else "no row is"
-        message = f"{what} in {store.path}: give token rows from 0 to {n_row - 1}"
-        raise SelectionError(message)
-    return numbers
+    return np.arange(n_row) if rows is None else rows_below(list_of(rows), n_row, store.path)
+
+
+def list_of(rows: ArrayLike) -> ArrayLike:
+    """A range as what it lists."""
+    return list(rows) if isinstance(rows, range) else rows
 
 
 class _Readout:
     """The direction of a logit before the final norm's division, and the parts that feed it."""
 
     def __init__(self, store: Store, parts: Components, to: list[int], minus: list[int]) -> None:
-        if not to:
-            message = "direct_effects needs tokens whose logit is explained: `to` is empty"
-            raise ArgumentError(message)
         weights, settings = store.weights, store.model["readout"]
         if "W_U" not in weights:
             message = (
@@ -180,6 +182,11 @@ class _Readout:
         self.parts = parts
         model = architecture(store)
         self.source, self.last = Source(store, model), model.n_layer - 1
+        d_vocab = weights.shape("W_U")[1]
+        outside = [token for token in (*to, *minus) if not 0 <= token < d_vocab]
+        if outside:
+            message = f"token {outside[0]} is not in the vocabulary, which has {d_vocab}, from 0"
+            raise ArgumentError(message)
         scale = float(settings["logit_scale"])
         direction, constant = self._mean(store, to)
         if minus:

@@ -12,13 +12,15 @@ from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.check import check
 from residuum.replay.cost import full_flops, plan_flops
+from residuum.replay.metrics import check_metric
+from residuum.replay.numbers import single
 from residuum.replay.patch import Patch
 from residuum.replay.paths import Mlps, Receiver, paths
 from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout
 from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
-from residuum.replay.sweep import sweep
+from residuum.replay.sweep import COLUMNS, sweep
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -35,6 +37,32 @@ if TYPE_CHECKING:
 
 Asked: TypeAlias = "str | tuple[str, int]"
 """What can be read: "logits", or a site and a layer."""
+
+
+def _listed(patches: Any) -> Sequence[Patch | Sequence[Patch]]:  # noqa: ANN401
+    """Refuse a patch that stands alone: one element is one replay."""
+    if isinstance(patches, Patch) or not hasattr(patches, "__iter__"):
+        message = f"give a list of patches, one replay for each element, not {patches!r}"
+        raise ArgumentError(message)
+    listed = list(patches)
+    for together in listed:
+        for patch in [together] if isinstance(together, Patch) else together:
+            if not isinstance(patch, Patch):
+                message = f"{patch!r} is no patch: give residuum.replay.Patch(site, rows, ...)"
+                raise ArgumentError(message)
+    return listed
+
+
+def _asked(read: Any) -> list[Asked]:  # noqa: ANN401
+    if isinstance(read, str) or not hasattr(read, "__iter__"):
+        message = f'`read` is a list such as ["logits", ("resid_post", 2)], not {read!r}'
+        raise ArgumentError(message)
+    wanted = [tuple(asked) if isinstance(asked, list) else asked for asked in read]
+    for asked in wanted:
+        if not isinstance(asked, str | tuple):
+            message = f'{asked!r} cannot be read: say "logits", or a site and a layer'
+            raise ArgumentError(message)
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -86,8 +114,8 @@ class Replay:
             SiteError, SelectionError, ArgumentError: a patch that means nothing here, or one that
                 alone exceeds the memory budget.
         """
-        wanted = {asked: self._wanted(asked) for asked in read}
-        runs = [self._run(one, list(wanted.values()), tokens) for one in patches]
+        wanted = {asked: self._wanted(asked) for asked in _asked(read)}
+        runs = [self._run(one, list(wanted.values()), tokens) for one in _listed(patches)]
         found = self.execute(runs)
         logits = self._logits(found) if any(one.logits for one in wanted.values()) else None
         return [
@@ -167,7 +195,7 @@ class Replay:
     def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
         """What replaying these patches would compute for the last token, and what a full pass."""
         wanted = [self._wanted("logits")]
-        runs = [self._run(one, wanted, [-1]) for one in patches]
+        runs = [self._run(one, wanted, [-1]) for one in _listed(patches)]
         lines, total, full = [], 0.0, 0.0
         by_layer = np.zeros((self.of.n_layer, 3))
         for _, one in self._batches(runs):
@@ -187,12 +215,10 @@ class Replay:
         for layer, (queries, keys, flops) in enumerate(by_layer):
             lines.append(
                 f"layer {layer:3}: {queries:8.0f} rows computed, {keys:8.0f} with keys of their "
-                f"own, {flops / 1e9:.3f} GFLOP"
+                f"own, {_flops(flops)}"
             )
         share = total / full if full else 0.0
-        lines.append(
-            f"{total / 1e9:.3f} GFLOP in place of {full / 1e9:.3f} for full passes ({share:.1%})"
-        )
+        lines.append(f"{_flops(total)} in place of {_flops(full)} for full passes ({share:.1%})")
         return "\n".join(lines)
 
     def check(self, examples: Sequence[int] | None = None) -> pa.Table:
@@ -218,6 +244,10 @@ class Replay:
         """What left the last block unpatched, `[row, d_model]`."""
         return self.source.read(Site.RESID_POST, self.of.n_layer - 1, rows)
 
+    def check_metric(self, metric: Metric) -> None:
+        """Refuse a metric that cannot be computed; see `metrics.check_metric`."""
+        check_metric(metric, self.readout.d_vocab, COLUMNS)
+
     def logits(self, stream: NDArray[Any], metric: Metric) -> NDArray[Any]:
         """The logits that a metric reads."""
         columns = None if metric.tokens is None else np.array(metric.tokens)
@@ -233,7 +263,8 @@ class Replay:
         if site is Site.PATTERN:
             message = "a replayed pattern cannot be read: read z, or q and k"
             raise ArgumentError(message)
-        return _Wanted(site, int(self.resolver.layers(asked[1])[0]), logits=False)
+        layer = single("the layer of a read", asked[1])
+        return _Wanted(site, int(self.resolver.layers(layer)[0]), logits=False)
 
     def _run(
         self,
@@ -316,7 +347,8 @@ class Replay:
         if longest > most:
             message = (
                 f"a memory budget of {self.memory_bytes:,} bytes is too little for one replay of "
-                f"{longest} tokens, which takes about {longest * row_bytes:,}"
+                f"{longest} tokens, which takes about {longest * row_bytes:,}: give that much as "
+                "`memory`"
             )
             raise ArgumentError(message)
         begin = 0
@@ -361,3 +393,10 @@ class Replay:
     def readout(self) -> Readout:
         """The final norm and unembedding."""
         return Readout(self.store)
+
+
+def _flops(number: float) -> str:
+    """With the unit that suits it."""
+    units = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP")
+    power = min(int(np.log10(max(number, 1.0)) / 3), len(units) - 1)
+    return f"{number / 1000**power:.3g} {units[power]}"

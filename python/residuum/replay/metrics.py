@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from residuum.errors import ArgumentError
+from residuum.replay.numbers import single, whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -29,31 +32,37 @@ class Metric:
         name: of the column in tables.
         tokens: the logits that it reads, in this order; None for the whole vocabulary.
         of: takes logits `[row, token]` and those of the unpatched runs, same shape; gives `[row]`.
+        names: all tokens that it is about, which the vocabulary has to have.
     """
 
     name: str
     tokens: tuple[int, ...] | None
     of: Callable[[Floats, Floats], Floats]
+    names: tuple[int, ...] = ()
 
 
 def logit_diff(a: int, b: int) -> Metric:
     """The logit of token `a` minus that of token `b`."""
-    return Metric("logit_diff", (a, b), lambda x, _clean: x[:, 0] - x[:, 1])
+    tokens = _tokens(a, b)
+    return Metric("logit_diff", tokens, lambda x, _clean: x[:, 0] - x[:, 1], tokens)
 
 
 def logit(token: int) -> Metric:
     """The logit of a token."""
-    return Metric("logit", (token,), lambda x, _clean: x[:, 0])
+    tokens = _tokens(token)
+    return Metric("logit", tokens, lambda x, _clean: x[:, 0], tokens)
 
 
 def log_prob(token: int) -> Metric:
     """The log-probability of a token, in nats."""
-    return Metric("log_prob", None, lambda x, _clean: _log_softmax(x)[:, token])
+    names = _tokens(token)
+    return Metric("log_prob", None, lambda x, _clean: _log_softmax(x)[:, token], names)
 
 
 def prob(token: int) -> Metric:
     """The probability of a token."""
-    return Metric("prob", None, lambda x, _clean: np.exp(_log_softmax(x)[:, token]))
+    names = _tokens(token)
+    return Metric("prob", None, lambda x, _clean: np.exp(_log_softmax(x)[:, token]), names)
 
 
 def kl() -> Metric:
@@ -67,32 +76,84 @@ def kl() -> Metric:
 
 
 def rank(token: int) -> Metric:
-    """How many tokens have a larger logit than this one."""
-    return Metric(
-        "rank", None, lambda x, _clean: (x > x[:, token, None]).sum(-1).astype(np.float64)
-    )
+    """How many tokens have a larger logit than this one; NaN where a logit is none."""
+
+    def of(x: Floats, _clean: Floats) -> Floats:
+        return _known(x, (x > x[:, token, None]).sum(-1))
+
+    return Metric("rank", None, of, _tokens(token))
 
 
 def accuracy(answer: int, candidates: Sequence[int]) -> Metric:
-    """1 where the answer has the largest logit of the candidates (it is one of them), else 0."""
-    tokens = (answer, *(token for token in candidates if token != answer))
-    return Metric("accuracy", tokens, lambda x, _clean: (x.argmax(-1) == 0).astype(np.float64))
+    """1 where the answer has the largest logit of the candidates, else 0; NaN for NaN.
+
+    Args:
+        answer: a token, which need not be named among the candidates.
+        candidates: tokens, one of which at least is another.
+    """
+    others = [token for token in _tokens(*candidates) if token != answer]
+    if not others:
+        message = f"accuracy needs candidates beside the answer {answer}"
+        raise ArgumentError(message)
+    tokens = (*_tokens(answer), *others)
+    return Metric("accuracy", tokens, lambda x, _clean: _known(x, x.argmax(-1) == 0), tokens)
 
 
 def expression(what: pc.Expression, tokens: Sequence[int], name: str = "expression") -> Metric:
     """An Arrow expression over the columns `logit_<token>` and `clean_<token>`.
 
-    `expression(pc.field("logit_7") - pc.field("clean_7"), [7])`
+    `expression(pc.field("logit_7") - pc.field("clean_7"), [7])`; `name` is that of its column.
     """
+    ids = _tokens(*whole("tokens", tokens))
 
     def of(x: Floats, clean: Floats) -> Floats:
-        columns = {f"logit_{token}": x[:, i] for i, token in enumerate(tokens)}
-        columns |= {f"clean_{token}": clean[:, i] for i, token in enumerate(tokens)}
+        columns = {f"logit_{token}": x[:, i] for i, token in enumerate(ids)}
+        columns |= {f"clean_{token}": clean[:, i] for i, token in enumerate(ids)}
         table = pa.table({key: np.ascontiguousarray(value) for key, value in columns.items()})
-        found = ds.dataset(table).to_table(columns={name: what})[name]
+        try:
+            found = ds.dataset(table).to_table(columns={name: what})[name]
+        except pa.ArrowInvalid as error:
+            message = f"the expression reads what is not there: it has {', '.join(columns)}"
+            raise ArgumentError(message) from error
         return np.asarray(found.to_numpy(), np.float64)
 
-    return Metric(name, tuple(tokens), of)
+    return Metric(name, ids, of, ids)
+
+
+def check_metric(metric: object, d_vocab: int, columns: Sequence[str]) -> None:
+    """Refuse what is no metric, and tokens that the vocabulary does not have.
+
+    Raises:
+        ArgumentError: it is one of these, or its name is that of another column.
+    """
+    if not isinstance(metric, Metric):
+        message = f"the metric is {metric!r}: give one such as residuum.replay.logit_diff(10, 12)"
+        raise ArgumentError(message)
+    outside = [token for token in metric.names if token >= d_vocab]
+    if outside:
+        message = f"token {outside[0]} is not in the vocabulary, which has {d_vocab}, from 0"
+        raise ArgumentError(message)
+    if metric.name in columns:
+        message = f"the metric is called {metric.name}, like another column: give it another name"
+        raise ArgumentError(message)
+
+
+def _tokens(*tokens: int) -> tuple[int, ...]:
+    """Token ids.
+
+    Raises:
+        ArgumentError: something else, such as text or a negative number.
+    """
+    ids = tuple(single("a token id", token) for token in tokens)
+    if any(token < 0 for token in ids):
+        message = f"token ids count from 0: {min(ids)} is none"
+        raise ArgumentError(message)
+    return ids
+
+
+def _known(x: Floats, values: Floats) -> Floats:
+    """Values as numbers, NaN in rows where a logit is."""
+    return np.where(np.isnan(x).any(-1), np.nan, values.astype(np.float64))
 
 
 def _log_softmax(x: Floats) -> Floats:

@@ -11,6 +11,7 @@ from residuum.replay.architecture import architecture
 from residuum.replay.course import KitExecutor
 from residuum.replay.engine import Replay
 from residuum.replay.rust_kit import RustKit
+from residuum.replay.source import a_store
 from residuum.replay.weights import Weights, tensors_of
 from residuum.store.files import hash_files
 
@@ -54,7 +55,7 @@ def replay(
         ModelError: the weights are missing, or not those of the captured model.
         ArgumentError: an executor that cannot do what is asked.
     """
-    of = architecture(store)
+    of = architecture(a_store(store))
     chosen = _chosen(executor, device, dtype)
     folder = _folder(store, model)
     if verify:
@@ -102,7 +103,13 @@ def _kit(executor: str, of: Architecture, weights: Weights, device: str, dtype: 
             "pip install 'residuum[capture]'."
         )
         raise ModuleNotFoundError(message, name=error.name) from error
-    return TorchKit(of, weights, device, getattr(torch, dtype))
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        message = f"torch cannot use the device {device!r} here: {str(error).splitlines()[0]}"
+        raise ArgumentError(message) from error
+    return TorchKit(of, weights, where, getattr(torch, dtype))
 
 
 def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:
@@ -115,14 +122,26 @@ def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:
     known = store.capture.get("model_folder")
     if known is None or not Path(known).is_dir():
         name = store.model["name"]
-        where = "was captured from memory" if known is None else f"lay in {known}, which is gone"
-        message = f"the model {name} of {store.path} {where}: pass its folder as `model`"
+        where = (
+            "was captured from memory: write it with save_pretrained and pass that folder as "
+            "`model`, with verify=False, since its files have no hash in the store"
+            if known is None
+            else f"lay in {known}, which is gone: pass its folder as `model`"
+        )
+        message = f"the model {name} of {store.path} {where}"
         raise ModelError(message)
     return Path(known)
 
 
 def _check(store: Store, folder: Path) -> None:
     """Refuse weights that are not the captured model's."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        message = (
+            f"the model folder {folder} holds no safetensors files, which replay reads: write the "
+            "model with save_pretrained"
+        )
+        raise ModelError(message)
     expected = str(store.model.get("weights_hash"))
     if not expected.startswith(_BY_FILES):
         message = (
@@ -130,7 +149,7 @@ def _check(store: Store, folder: Path) -> None:
             "compared with it: pass verify=False if they are the same"
         )
         raise ModelError(message)
-    found = hash_files(folder.glob("*.safetensors"))
+    found = hash_files(files)
     if found != expected:
         message = (
             f"the weights in {folder} are not those of the model in {store.path}: their hash is "

@@ -86,7 +86,7 @@ class ProjectOut:
 class Mix:
     """Put `(1 - weight) * own + weight * donor` in their place."""
 
-    donor: Donor | Set
+    donor: Donor | Set | ArrayLike
     weight: float
 
 
@@ -94,7 +94,9 @@ class Mix:
 class RotateKeys:
     """Rotate keys by so many positions further, as if their tokens stood there (site `k`).
 
-    Rotary models only; one number, or one for each row. Values and the stream are untouched.
+    Rotary models only; one number, or one for each row, for all heads. Values and the stream are
+    untouched. Keys are turned after all that is put at k, in whatever order patches are given, but
+    for a `Freeze`, which keeps them as they were.
     """
 
     offset: int | ArrayLike

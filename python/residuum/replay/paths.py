@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from residuum.errors import ArgumentError
 from residuum.replay.edit import Edit
+from residuum.replay.numbers import single
 from residuum.replay.plan import Read, Run
 from residuum.replay.resolve import positions
 from residuum.replay.sweep import Pair, metric_columns, pairs
@@ -75,6 +76,8 @@ def paths(
     if mlps not in ("computed", "frozen"):
         message = f"MLPs between sender and receiver are computed or frozen, not {mlps!r}"
         raise ArgumentError(message)
+    replay.check_metric(metric)
+    at = single("the token `at`", at)
     _check_receivers(replay, receivers)
     last = max((one.layer for one in receivers), default=replay.of.n_layer)
     question = _Question(list(receivers), _senders(replay, senders, last), metric, mlps, tokens, at)
@@ -84,24 +87,40 @@ def paths(
 
 
 def _check_receivers(replay: Replay, receivers: Sequence[Receiver]) -> None:
-    for one in receivers:
+    for one in _listed(receivers):
         site = replay.resolver.site(one.site)
         if site not in (Site.Q, Site.K, Site.V):
             message = f"a path ends at q, k or v of a head, not at {site}"
             raise ArgumentError(message)
         replay.resolver.layers(one.layer)
-        replay.resolver.heads(site, [one.head])
+        replay.resolver.heads(site, one.head)
+
+
+def _listed(receivers: Any) -> list[Receiver]:  # noqa: ANN401
+    """Refuse what are no receivers."""
+    if not isinstance(receivers, Receiver) and hasattr(receivers, "__iter__"):
+        found = list(receivers)
+        if all(isinstance(one, Receiver) for one in found):
+            return found
+    message = f'receivers are a list such as [Receiver("k", 5, 3)], not {receivers!r}'
+    raise ArgumentError(message)
 
 
 def _senders(
     replay: Replay, senders: Sequence[tuple[int, int]] | None, last: int
 ) -> list[tuple[int, int]]:
     """(layer, head) of each; by default all heads of the layers before the last receiver."""
+    if not last:
+        message = "no head reaches layer 0: name receivers of later layers"
+        raise ArgumentError(message)
     if senders is None:
         return [(layer, head) for layer in range(last) for head in range(replay.of.n_head)]
+    if not len(senders) or any(np.shape(sender) != (2,) for sender in senders):
+        message = f"senders are a list of (layer, head), not {senders!r}"
+        raise ArgumentError(message)
     for layer, head in senders:
         replay.resolver.layers(layer)
-        replay.resolver.heads(Site.Z, [head])
+        replay.resolver.heads(Site.Z, head)
         if layer >= last:
             message = (
                 f"head {head} of layer {layer} reaches no receiver: the last of them is in layer "

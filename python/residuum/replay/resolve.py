@@ -9,6 +9,7 @@ import numpy as np
 
 from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.replay.edit import ORDER, Edit
+from residuum.replay.numbers import factor, real, rows_below, single, whole
 from residuum.replay.patch import (
     Add,
     Donor,
@@ -23,7 +24,7 @@ from residuum.replay.patch import (
     Set,
     Zero,
 )
-from residuum.replay.source import Source
+from residuum.replay.source import Source, a_store
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def positions(tokens: ArrayLike | None, n_token: int) -> NDArray[np.int64]:
     """
     if tokens is None:
         return np.arange(n_token)
-    asked = np.atleast_1d(np.asarray(tokens, np.int64))
+    asked = whole("tokens", tokens)
     outside = asked[(asked < -n_token) | (asked >= n_token)]
     if len(outside):
         message = f"token {outside[0]} is not in the example, which has {n_token}"
@@ -83,17 +84,13 @@ class Resolver:
         Raises:
             SelectionError: there is none, or they are of several.
         """
-        if not len(rows):
-            message = "a patch names no rows"
-            raise SelectionError(message)
-        n_row = self.source.store.rows["token"]
-        outside = rows[(rows < 0) | (rows >= n_row)]
-        if len(outside):
+        if not len(self._first):
             message = (
-                f"row {outside[0]} is not in {self.source.store.path}: its token rows are 0 to "
-                f"{n_row - 1}"
+                f"{self.source.store.path} holds no token rows, which a replay needs: capture "
+                "resid_pre and resid_final with positions='all'"
             )
-            raise SelectionError(message)
+            raise SiteError(message)
+        rows = rows_below(rows, self.source.store.rows["token"], self.source.store.path)
         number = np.searchsorted(self._first, rows, side="right") - 1
         if (number != number[0]).any():
             message = (
@@ -134,7 +131,7 @@ class Resolver:
             ArgumentError: numbers of another shape.
         """
         site = self._site_of(patch)
-        rows = np.atleast_1d(np.asarray(patch.rows, np.int64))
+        rows = whole("rows", patch.rows)
         order = np.argsort(rows, kind="stable")
         if len(np.unique(rows)) != len(rows):
             message = f"a patch names row {rows[order][1:][np.diff(rows[order]) == 0][0]} twice"
@@ -144,7 +141,8 @@ class Resolver:
         one_layer = patch.layers is not None and np.ndim(patch.layers) == 0
         heads = self.heads(site, patch.heads)
         value = patch.value if isinstance(patch.value, _KINDS) else Set(patch.value)
-        made = _Made(self, site, rows, order, heads, one_layer=one_layer)
+        n_layer = None if one_layer else len(layers)
+        made = _Made(self, site, rows, order, heads, n_layer=n_layer)
         tokens = rows[order] - example.first_row
         return example, [
             Edit(site, int(layer), tokens, heads, **made.of(value, int(layer), place))
@@ -178,9 +176,13 @@ class Resolver:
                     "position"
                 )
                 raise SiteError(message)
-            if site is not Site.K:
-                message = f"RotateKeys is for the site k, not for {site}"
+            if site is not Site.K or patch.heads is not None:
+                what = site if site is not Site.K else "single heads"
+                message = f"RotateKeys is for all heads of the site k, not for {what}"
                 raise SiteError(message)
+        if isinstance(patch.value, ProjectOut) and site is Site.PATTERN:
+            message = "directions are taken out of the stream, q, k, v or z, not of the pattern"
+            raise SiteError(message)
         return site
 
     def layers(self, wanted: int | ArrayLike | None) -> NDArray[np.int64]:
@@ -189,11 +191,7 @@ class Resolver:
         Raises:
             SiteError: one that the model does not have.
         """
-        layers = (
-            np.arange(self.of.n_layer)
-            if wanted is None
-            else np.atleast_1d(np.asarray(wanted, np.int64))
-        )
+        layers = np.arange(self.of.n_layer) if wanted is None else whole("layers", wanted)
         wrong = layers[(layers < 0) | (layers >= self.of.n_layer)]
         if len(wrong):
             message = f"layer {wrong[0]} is not in the model: it has {self.of.n_layer}, from 0"
@@ -213,7 +211,7 @@ class Resolver:
         if n_head is None:
             message = f"{site} has no heads, but the patch names {wanted}"
             raise SiteError(message)
-        heads = np.atleast_1d(np.asarray(wanted, np.int64))
+        heads = whole("heads", wanted)
         if len(np.unique(heads)) != len(heads):
             message = f"a patch names one of the heads {heads.tolist()} twice"
             raise SelectionError(message)
@@ -244,32 +242,44 @@ class _Made:
         order: NDArray[np.int64],
         heads: NDArray[np.int64] | None,
         *,
-        one_layer: bool,
+        n_layer: int | None,
     ) -> None:
         self.resolver, self.site, self.rows, self.order = resolver, site, rows, order
         self.heads = heads
-        self.one_layer = one_layer
+        # None where a patch names one layer by its number: its values then have no axis for it.
+        self.n_layer = n_layer
 
     def of(self, value: Value, layer: int, place: int) -> dict[str, Any]:
         """The fields of an `Edit` at a layer, the patch's `place`-th."""
         if isinstance(value, Zero):
             return {}
         if isinstance(value, Scale):
-            return {"scale": float(value.factor)}
+            return {"scale": factor("a scale", value.factor)}
         if isinstance(value, Freeze):
             self.resolver.source.require(self.site, layer)
             return {"cached": True}
         if isinstance(value, ProjectOut):
             return {"scale": 1.0, "off": self.basis(value.directions)}
         if isinstance(value, RotateKeys):
-            turn = np.broadcast_to(np.asarray(value.offset, np.int64), self.rows.shape)
-            return {"scale": 1.0, "turn": turn[self.order]}
+            return {"scale": 1.0, "turn": self.turn(value)[self.order]}
         if isinstance(value, Add):
             return {"scale": 1.0, "shift": self.given(value.values, place)}
         if isinstance(value, Mix):
-            weight = float(value.weight)
-            return {"scale": 1.0 - weight, "shift": weight * self.put(value.donor, layer, place)}
+            weight = factor("the weight of a mix", value.weight)
+            donor = value.donor if isinstance(value.donor, Donor | Set) else Set(value.donor)
+            return {"scale": 1.0 - weight, "shift": weight * self.put(donor, layer, place)}
         return {"shift": self.put(value, layer, place)}
+
+    def turn(self, value: RotateKeys) -> NDArray[np.int64]:
+        """Steps for each row."""
+        steps = whole("offsets", value.offset)
+        if len(steps) not in (1, len(self.rows)):
+            message = (
+                f"{len(steps)} offsets for a patch of {len(self.rows)} rows: give one for each, or "
+                "one for all"
+            )
+            raise ArgumentError(message)
+        return np.broadcast_to(steps, self.rows.shape)
 
     def put(self, value: Value, layer: int, place: int) -> Floats:
         """What is put in place: `[row, ...]` in the order of tokens."""
@@ -288,20 +298,28 @@ class _Made:
 
     def given(self, values: ArrayLike, place: int) -> Floats:
         """A user's numbers for one layer."""
-        array = np.asarray(values)
+        array = real(f"the numbers for {self.site}", values)
         shape = self.shape()
         try:
             # With several layers their axis follows the rows', as in what `read` gives.
-            if not self.one_layer and array.ndim > len(shape):
-                array = array[:, place]
-            whole = np.broadcast_to(array, shape)
-        except (ValueError, IndexError) as error:
+            if self.n_layer is not None and array.ndim > len(shape):
+                array = self.at_layer(array, place)
+            numbers = np.broadcast_to(array, shape)
+        except ValueError as error:
+            layers = [] if self.n_layer is None else [self.n_layer]
             message = (
-                f"the numbers for {self.site} are {list(array.shape)}, but the patch's rows are "
-                f"{list(shape)}"
+                f"the numbers for {self.site} are {list(np.shape(values))}, but the patch's are "
+                f"{[shape[0], *layers, *shape[1:]]}"
             )
             raise ArgumentError(message) from error
-        return self.fitted(whole[self.order])
+        return self.fitted(numbers[self.order])
+
+    def at_layer(self, array: Floats, place: int) -> Floats:
+        """One layer's of `[row, layer, ...]`."""
+        if array.shape[1] != self.n_layer:
+            message = "another number of layers"
+            raise ValueError(message)
+        return np.asarray(array[:, place])
 
     def fitted(self, values: Floats) -> Floats:
         """A pattern's keys as long as the example, `[row, head, key]`; other sites as they are.
@@ -342,8 +360,8 @@ class _Made:
         """What a donor's rows did."""
         source = self.resolver.source
         if donor.store is not None and donor.store is not source.store:
-            source = Source(donor.store, self.resolver.of)
-        rows = np.atleast_1d(np.asarray(donor.rows, np.int64))
+            source = Source(a_store(donor.store), self.resolver.of)
+        rows = rows_below(donor.rows, source.store.rows["token"], source.store.path)
         if len(rows) not in (1, len(self.rows)):
             message = (
                 f"a donor of {len(rows)} rows for a patch of {len(self.rows)}: give one row for "
@@ -352,7 +370,8 @@ class _Made:
             raise ArgumentError(message)
         rows = np.broadcast_to(rows, self.rows.shape)[self.order]
         values = source.read(self.site, layer, rows, self.heads)
-        if values.shape[1:] != self.shape()[1:] and self.site is not Site.PATTERN:
+        same = 2 if self.site is Site.PATTERN else values.ndim
+        if values.shape[1:same] != self.shape()[1:same]:
             message = (
                 f"{source.store.path} holds {self.site} of {list(values.shape[1:])}, but the "
                 f"replayed model's is {list(self.shape()[1:])}"
@@ -362,24 +381,26 @@ class _Made:
 
     def mean(self, value: Mean, layer: int) -> Floats:
         """The mean over rows, the same for each."""
-        n_row = self.resolver.source.store.rows["token"]
-        rows = np.arange(n_row) if value.rows is None else np.asarray(value.rows, np.int64)
+        store = self.resolver.source.store
+        n_row = store.rows["token"]
+        rows = np.arange(n_row) if value.rows is None else rows_below(value.rows, n_row, store.path)
         total: Floats | None = None
         for start in range(0, len(rows), _BLOCK):
             part = self.resolver.source.read(
                 self.site, layer, rows[start : start + _BLOCK], self.heads
             ).sum(0, dtype=np.float64)
             total = part if total is None else total + part
-        if total is None:
-            message = "the mean over no rows is no number"
-            raise ArgumentError(message)
+        assert total is not None
         return np.broadcast_to(total / len(rows), (len(self.rows), *total.shape))
 
     def drawn(self, value: Resample) -> NDArray[np.int64]:
         """A row for each of the patch's, never itself."""
-        n_row = self.resolver.source.store.rows["token"]
-        pool = np.arange(n_row) if value.rows is None else np.unique(np.asarray(value.rows))
-        rng = np.random.default_rng(value.seed)
+        store = self.resolver.source.store
+        n_row = store.rows["token"]
+        pool = np.arange(n_row)
+        if value.rows is not None:
+            pool = np.unique(rows_below(value.rows, n_row, store.path))
+        rng = np.random.default_rng(abs(single("a seed", value.seed)))
         others = len(pool) - np.isin(self.rows, pool)
         if (others < 1).any():
             message = "there is no other row to draw from"
@@ -392,12 +413,15 @@ class _Made:
 
     def basis(self, directions: ArrayLike) -> Floats:
         """Orthonormal rows that span the directions."""
-        array = np.atleast_2d(np.asarray(directions, np.float64))
+        array = np.atleast_2d(real("directions", directions).astype(np.float64))
         width = self.shape()[-1]
         if array.shape[-1] != width or array.ndim != 2:
             message = (
                 f"the directions are {list(np.shape(directions))}, but {self.site} is {width} wide"
             )
+            raise ArgumentError(message)
+        if not np.isfinite(array).all() or not array.any():
+            message = "directions are finite, and one of them at least is not zero"
             raise ArgumentError(message)
         u, s, vt = np.linalg.svd(array, full_matrices=False)
         del u

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.errors import SiteError
+from residuum.errors import ArgumentError, SiteError
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 Way = list[tuple[int, Site, int | None]]
 """A sum of stored sites: (sign, site, layer)."""
+
+
+def a_store(value: object) -> Store:
+    """Refuse what is no store.
+
+    Raises:
+        ArgumentError: it is something else, such as a path.
+    """
+    from residuum.store import Store
+
+    if not isinstance(value, Store):
+        message = f"replay takes a store, not {value!r}: open it with residuum.open(path)"
+        raise ArgumentError(message)
+    return value
 
 
 class Source:
@@ -44,6 +58,12 @@ class Source:
         way = self.way(site, layer)
         if way is None:
             raise self.missing(site, layer)
+        if site is Site.PATTERN and self.store.capture.get("keys") == "stored":
+            message = (
+                f"the pattern in {self.store.path} has the keys of stored tokens alone, so that a "
+                "replay cannot tell which they are: capture `pattern` with keys='all'"
+            )
+            raise SiteError(message)
         total: NDArray[Any] | None = None
         for sign, stored, at in way:
             part = self.store[stored.value].read(rows=rows, layers=at, heads=heads)

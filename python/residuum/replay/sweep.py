@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from residuum.errors import ArgumentError
 from residuum.replay.edit import Edit
+from residuum.replay.numbers import single, whole
 from residuum.replay.plan import Read, Run
 from residuum.replay.resolve import positions
 from residuum.sites import Site
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from residuum.replay.resolve import Example
 
 AXES = ("layer", "token", "head")
+COLUMNS = ("clean", "corrupted", *AXES)
+"""Of the tables, beside the metric's."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ def pairs(replay: Replay, clean: int | Sequence[int], corrupted: int | Sequence[
     Raises:
         ArgumentError: lists of different lengths, or examples of different lengths.
     """
-    left, right = np.atleast_1d(clean), np.atleast_1d(corrupted)
-    if left.shape != right.shape or left.ndim != 1 or not len(left):
+    left, right = whole("clean examples", clean), whole("corrupted examples", corrupted)
+    if len(left) != len(right):
         message = (
             f"clean names {len(left)} examples and corrupted {len(right)}: give pairs of examples"
         )
@@ -163,6 +166,8 @@ def sweep(
     at: int,
 ) -> pa.Table:
     """See `Replay.sweep`."""
+    replay.check_metric(metric)
+    at = single("the token `at`", at)
     where = replay.resolver.site(site)
     wrong = [axis for axis in over if axis not in AXES]
     if wrong or "layer" not in over:

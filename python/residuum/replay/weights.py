@@ -74,7 +74,7 @@ class Weights:
     def block(self, layer: int) -> Block:
         """The weights of one block."""
         modules = self._of.modules
-        return Block(
+        made = Block(
             tuple(self._norm(layer, path) for path in modules["norms"]),
             tuple(self._norm(layer, path) for path in modules["branch_norms"]),
             self._projection(layer, modules["q"]),
@@ -85,6 +85,8 @@ class Weights:
             None if modules["mlp_up"] is None else self._linear(layer, modules["mlp_up"]),
             self._linear(layer, modules["mlp_out"]),
         )
+        _check(made, self._of, layer)
+        return made
 
     def _at(self, layer: int, module: str, name: str) -> NDArray[Any]:
         key = f"{self._prefix.format(layer=layer)}.{module}.{name}"
@@ -110,6 +112,28 @@ class Weights:
             return whole
         part = _part(tap, self._of.d_head)
         return Linear(part(whole.w), None if whole.b is None else part(whole.b))
+
+
+def _check(block: Block, of: Architecture, layer: int) -> None:
+    """Refuse matrices that are not as large as the captured model's."""
+    heads, keys = of.n_head * of.d_head, of.n_kv_head * of.d_head
+    shapes = {
+        "q": (of.d_model, heads),
+        "k": (of.d_model, keys),
+        "v": (of.d_model, keys),
+        "out": (heads, of.d_model),
+        "mlp_in": (of.d_model, of.d_mlp),
+        "mlp_up": (of.d_model, of.d_mlp),
+        "mlp_out": (of.d_mlp, of.d_model),
+    }
+    for name, shape in shapes.items():
+        linear: Linear | None = getattr(block, name)
+        if linear is not None and linear.w.shape != shape:
+            message = (
+                f"{name} of layer {layer} is {list(linear.w.shape)} in the model's files, but "
+                f"{list(shape)} in the captured model: these are another model's"
+            )
+            raise ModelError(message)
 
 
 def _part(tap: Mapping[str, Any], d_head: int) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -142,7 +142,7 @@ def test_exchanging_nothing_is_the_plain_accuracy(store):
 def test_other_inputs_are_refused(folder, tmp_path):
     sites = ["resid_pre", "resid_final"]
     plain = residuum.capture(folder, ["Alice", "Bob"], tmp_path / "run", sites=sites, device="cpu")
-    with pytest.raises(InputError, match=r"the examples of .* have no column 'prompt_id'"):
+    with pytest.raises(InputError, match=r"the examples of .* have no prompt_id"):
         run("binding_ids", plain)
     assert "binding_ids" not in [analysis.name for analysis in answerable(plain)]
 
