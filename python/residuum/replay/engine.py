@@ -344,22 +344,34 @@ class Replay:
         longest = max((run.n_token for run in runs), default=0)
         row_bytes = self.row_bytes(longest)
         most = self.memory_bytes // row_bytes
-        if longest > most:
+        need = max((run.n_token + self._rows(run) for run in runs), default=0)
+        if need > most:
             message = (
                 f"a memory budget of {self.memory_bytes:,} bytes is too little for one replay of "
-                f"{longest} tokens, which takes about {longest * row_bytes:,}: give that much as "
+                f"{longest} tokens, which takes about {need * row_bytes:,}: give that much as "
                 "`memory`"
             )
             raise ArgumentError(message)
         begin = 0
         while begin < len(order):
-            end, rows = begin, 0
-            while end < len(order) and rows + runs[order[end]].n_token <= most:
-                rows += runs[order[end]].n_token
+            end, rows, example = begin, 0, None
+            while end < len(order):
+                run = runs[order[end]]
+                # What is cached of an example is there once for all its runs.
+                cached = 0 if run.first_row == example else run.n_token
+                if rows + cached + self._rows(run) > most:
+                    break
+                rows, example = rows + cached + self._rows(run), run.first_row
                 end += 1
             numbers = order[begin:end]
             yield numbers, self._plan([runs[number] for number in numbers])
             begin = end
+
+    def _rows(self, run: Run) -> int:
+        """Rows of a run that may be computed in a layer."""
+        if not run.edits or not self.of.causal:
+            return run.n_token if run.edits else 0
+        return run.n_token - min(int(edit.tokens[0]) for edit in run.edits)
 
     def _plan(self, runs: Sequence[Run]) -> Plan:
         return plan(runs, self.of, lambda layer: self.source.has(Site.Z, layer))

@@ -51,16 +51,9 @@ def prompts_of(store: Store, params: Params) -> list[Prompts]:
     """All prompts, a group for each task and number of slots.
 
     Raises:
-        InputError: the store was captured from other inputs, or tokens stand behind the prompts.
+        InputError: columns that no prompts of `residuum.prompts.binding` have, or tokens that stand
+            behind the prompts.
     """
-    names = store.examples.schema.names
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        message = (
-            f"binding_ids reads prompts that residuum.prompts.binding makes, and the examples of "
-            f"{store.path} have no column {missing[0]!r}"
-        )
-        raise InputError(message)
     table = store.examples.to_table(columns=["example", "n_token", "n_row", *COLUMNS])
     if pc.any(pc.not_equal(table["n_row"], table["n_token"])).as_py():
         message = (
@@ -132,8 +125,9 @@ def _group(table: pa.Table, places: _Places, params: Params) -> Prompts:
         ENTITY: params.entity_width or int(table["entity_width"][0].as_py()),
         ATTRIBUTE: params.attr_width or int(table["attr_width"][0].as_py()),
     }
+    _check(table, n)
     question = table["question_start"].to_numpy()
-    return Prompts(
+    group = Prompts(
         task=table["task"][0].as_py(),
         n=n,
         seed=int(table["seed"][0].as_py()),
@@ -152,6 +146,39 @@ def _group(table: pa.Table, places: _Places, params: Params) -> Prompts:
         n_token=table["n_token"].to_numpy().astype(np.int64),
         answers=_answers(table["answer_token_ids"]),
     )
+    _check_places(group)
+    return group
+
+
+def _check(table: pa.Table, n: int) -> None:
+    """Refuse rows whose columns do not fit each other."""
+    rows = table.select([name for name in COLUMNS if name in table.column_names]).to_pylist()
+    for row in rows:
+        wrong = [name for name in ("entity_span", "attr_span") if row[name] and len(row[name]) != n]
+        if not isinstance(row["query_slot"], int) or not 0 <= row["query_slot"] <= 2 * n:
+            wrong.append("query_slot")
+        if not row["answer_token_ids"] or min(row["answer_token_ids"]) < 0:
+            wrong.append("answer_token_ids")
+        if wrong:
+            message = (
+                f"prompt {row['prompt_id']} of task {row['task']} with {n} entities has "
+                f"{wrong[0]} {row[wrong[0]]!r}, which does not fit: make prompts with "
+                "residuum.prompts.binding"
+            )
+            raise InputError(message)
+
+
+def _check_places(group: Prompts) -> None:
+    """Refuse words that reach into the question."""
+    for kind, first in ((ENTITY, group.entity), (ATTRIBUTE, group.attribute)):
+        behind = (first >= 0) & (first + group.widths[kind] > group.ctx_end[:, None])
+        if behind.any():
+            number = int(np.flatnonzero(behind.any(1))[0])
+            message = (
+                f"{kind} words of {group.widths[kind]} tokens reach into the question of prompt "
+                f"{group.prompt_id[number]} of task {group.task}: give a smaller width"
+            )
+            raise InputError(message)
 
 
 def _words(column: pa.ChunkedArray) -> NDArray[np.str_]:

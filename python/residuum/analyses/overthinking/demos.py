@@ -5,7 +5,7 @@ Taking the pieces of a prompt apart and adding up their lengths, as the paper's 
 wrong with tokenizers that open every piece with a token of their own.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,11 +81,32 @@ def _chosen(
                 if word not in known:
                     message = f"{store.path} has no {name} {word!r}; it has {', '.join(known)}"
                     raise ArgumentError(message)
-            examples = examples.filter(pc.is_in(examples[name], pa.array(wanted)))
+            wanted_words = pa.array(wanted, pa.string())
+            examples = examples.filter(pc.is_in(examples[name], wanted_words))
     if not examples.num_rows:
         message = f"{store.path} has no prompts of demonstrations"
         raise ArgumentError(message)
+    for row in examples.to_pylist():
+        _check(row, str(store.path))
     return examples.combine_chunks()
+
+
+def _check(row: dict[str, Any], path: str) -> None:
+    """Refuse an example whose columns do not fit each other."""
+    labels = row["labels"] or []
+    wrong = [name for name in ("labels", *LISTS) if not row[name]]
+    for name in ("true_label", "shown_label"):
+        ids = row[name] or []
+        if any(not isinstance(label, int) or not 0 <= label < len(labels) for label in ids):
+            wrong.append(name)
+    if row["prefix"] not in ("true", "false"):
+        wrong.append("prefix")
+    if wrong:
+        message = (
+            f"example {row['example']} of {path} has {wrong[0]} {row[wrong[0]]!r}, which does not "
+            f"fit its {len(labels)} labels: make prompts with residuum.prompts.demonstrations"
+        )
+        raise ArgumentError(message)
 
 
 def _flat(column: pa.ChunkedArray) -> Ints:
