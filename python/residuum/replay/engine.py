@@ -369,9 +369,10 @@ class Replay:
 
     def _rows(self, run: Run) -> int:
         """Rows of a run that may be computed in a layer."""
-        if not run.edits or not self.of.causal:
-            return run.n_token if run.edits else 0
-        return run.n_token - min(int(edit.tokens[0]) for edit in run.edits)
+        first = [int(edit.tokens[0]) for edit in run.edits if len(edit.tokens)]
+        if not first:
+            return 0
+        return run.n_token - min(first) if self.of.causal else run.n_token
 
     def _plan(self, runs: Sequence[Run]) -> Plan:
         return plan(runs, self.of, lambda layer: self.source.has(Site.Z, layer))
