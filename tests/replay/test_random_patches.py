@@ -116,7 +116,7 @@ def test_order_and_packing_change_nothing(opened, runs, random):
     store, replay, _ = opened
     wanted = [patch for _, patch in runs]
     whole = replay.run(wanted)
-    least = 6 * replay.row_bytes(6)
+    least = 11 * replay.row_bytes(6)
     small = residuum.replay(store, memory=least, verify=False)
     order = list(range(len(wanted)))
     random.shuffle(order)

@@ -214,7 +214,7 @@ def test_a_small_budget_changes_nothing(opened):
     store, replay, _ = opened
     settings = {"clean": 0, "corrupted": 2, "metric": logit_diff(4, 9)}
     want = replay.sweep("resid_pre", **settings)["logit_diff"].to_numpy()
-    small = Replay(store, replay.executor, memory_bytes=6 * replay.row_bytes(5))
+    small = Replay(store, replay.executor, memory_bytes=10 * replay.row_bytes(5))
     got = small.sweep("resid_pre", **settings)
     np.testing.assert_allclose(got["logit_diff"].to_numpy(), want, rtol=1e-4, atol=1e-5)
     tiny = Replay(store, replay.executor, memory_bytes=4 * replay.row_bytes(5))
