@@ -28,7 +28,7 @@ try:
     residuum.capture("gpt2", ["text"], sys.argv[1] + ".new", sites=["z"])
 except ImportError as error:
     refusal = str(error)
-patch = residuum.replay.Patch("resid_post", [1], layers=1)
+patch = residuum.replay.Patch("resid_post", [1], layers=0)
 (found,) = residuum.replay(store).run([patch], tokens=[-1])
 try:
     residuum.replay(store, executor="torch")

@@ -368,3 +368,17 @@ def test_a_long_sweep_shows_how_far_it_is(opened, capsys):
     assert "replay" in capsys.readouterr().err
     residuum.replay(store).sweep("resid_pre", 0, 2, metric=logit_diff(3, 5))
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_put_behind_a_block_needs_nothing_of_it(tmp_path):
+    """Nor the stream that enters it, which this store does not have."""
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    sites = ["resid_post"]
+    store = residuum.capture(tmp_path / "model", TEXTS, tmp_path / "run", sites=sites, device="cpu")
+    oracle = Captured("gpt2", torch.float32, [[int(w[1:]) for w in t.split()] for t in TEXTS])
+    replay = residuum.replay(store)
+    (got,) = replay.run([Patch("resid_post", [1], layers=0)])
+    want = logits(oracle, 0, [at(0, [1], "resid_post")])
+    np.testing.assert_allclose(got["logits"], want, **CLOSE)
+    with pytest.raises(SiteError, match="does not hold resid_pre of layer 0"):
+        replay.run([Patch("mlp_out", [1], layers=0)])

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from residuum.analyses.growing import GrowingTable
 from residuum.analyses.params import param
-from residuum.analyses.readout import Floats, Readout, read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, token_rows
 from residuum.analyses.vocabulary import token_ids
 from residuum.errors import ArgumentError
 from residuum.replay.components import Components, components, row_products
+from residuum.replay.readout import Floats, Readout, read_final, readout
 from residuum.store.batches import blocks
 
 if TYPE_CHECKING:
@@ -126,15 +126,7 @@ class Question:
         """Directions [row or 1, d_model] and constants [row or 1], before the norm's division."""
         if self.is_next_token:
             return self.readout.linear(targets)
-        direction, constant = self._mean(self.to)
-        if len(self.minus):
-            less, of = self._mean(self.minus)
-            direction, constant = direction - less, constant - of
-        return direction, constant
-
-    def _mean(self, tokens: NDArray[np.int32]) -> tuple[Floats, NDArray[np.float64]]:
-        directions, constants = self.readout.linear(tokens)
-        return directions.mean(axis=0, keepdims=True), constants.mean(keepdims=True)
+        return self.readout.mean_linear(self.to, self.minus)
 
 
 @dataclass

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from residuum.analyses.growing import GrowingTable
 from residuum.analyses.params import param
-from residuum.analyses.readout import read_final, readout
 from residuum.analyses.registry import Analysis, Tables, TableSpec
 from residuum.analyses.result import column
 from residuum.analyses.rows import NO_TOKEN, TokenRows, chosen_layers, token_rows
 from residuum.kernels import NO_TOKEN as NO_RANK
 from residuum.kernels import LensStats
+from residuum.replay.readout import read_final, readout
 from residuum.store.batches import blocks
 
 if TYPE_CHECKING:

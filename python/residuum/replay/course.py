@@ -106,6 +106,9 @@ class _Layer:
         return length
 
     def run(self) -> None:
+        if not self.plan.entered[self.layer].any():
+            self.leave_given()
+            return
         stream = self.cached_stream()
         x = self.entering(stream)
         h = x if self.of.post_norm else self.block.norm(0, x)
@@ -121,8 +124,9 @@ class _Layer:
         """
         run, token = self.rows(self.is_query)
         computed = None
-        if self.is_mixed.any() or self.is_key.any():
-            own, cached = self.own_keys(h), self.cached_keys(stream)
+        own = self.own_keys(h)
+        if self.is_mixed.any():
+            cached = self.cached_keys(stream)
             q = self.by_head(self.block.q(self.some(h, self.is_mixed)))
             q = self.kit.rotated(self.edited(Site.Q, q, self.is_mixed), self.tokens(self.is_mixed))
             queries = Queries(q, *self.rows(self.is_mixed))
@@ -177,7 +181,16 @@ class _Layer:
             mlp = block.norm(1, mid + mlp) - mid
         elif block.has_branch_norms:
             mlp = block.branch_norm(1, mlp)
-        leaving = self.edited(Site.RESID_POST, mid + self.edited(Site.MLP_OUT, mlp))
+        self.left(mid + self.edited(Site.MLP_OUT, mlp))
+
+    def leave_given(self) -> None:
+        """Where edits of what leaves say all of it, nothing of the block is computed."""
+        shape = (int(self.is_query.sum()), self.of.d_model)
+        self.left(self.kit.array(np.zeros(shape, np.float32)))
+
+    def left(self, leaving: Array) -> None:
+        """Edit what leaves the block, and keep it for the next."""
+        leaving = self.edited(Site.RESID_POST, leaving)
         course = self.course
         course.leaving = leaving
         course.place = np.full_like(course.place, -1)

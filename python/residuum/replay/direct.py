@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from residuum.errors import ArgumentError, SelectionError, StoreError
-from residuum.kernels import Norm
-from residuum.replay.architecture import architecture
+from residuum.errors import ArgumentError, SelectionError
 from residuum.replay.components import components, row_products
 from residuum.replay.numbers import rows_below, whole
-from residuum.replay.source import Source, a_store
-from residuum.sites import Site
+from residuum.replay.readout import read_final, readout
+from residuum.replay.source import a_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from residuum.replay.components import Components
+    from residuum.replay.readout import Readout
     from residuum.store import Store
 
     Wide = NDArray[np.float64]
@@ -145,61 +144,52 @@ def direct_effects(
         SiteError: `z` or the final stream was not captured.
         SelectionError: a row that the store does not have.
     """
-    architecture(a_store(store))
-    parts = components(store, analysis="direct_effects")
-    minus = whole("tokens", minus).tolist() if len(minus) else []
-    readout = _Readout(store, parts, whole("tokens", to).tolist(), minus)
-    explained = _rows(store, rows)
-    products, divisors, logits = readout.read(explained)
-    others = products if reference is None else readout.read(_rows(store, reference))[0]
+    made = readout(a_store(store), analysis="direct_effects")
+    terms = _Terms(
+        made, components(store, analysis="direct_effects"), _ids(made, to), _ids(made, minus)
+    )
+    products, divisors, logits = terms.read(_rows(store, rows))
+    others = products if reference is None else terms.read(_rows(store, reference))[0]
     shares = products / divisors[:, None]
-    return DirectEffects(readout.table(), shares, others.mean(0), divisors, logits)
+    return DirectEffects(terms.table(), shares, others.mean(0), divisors, logits)
 
 
 def _rows(store: Store, rows: ArrayLike | None) -> NDArray[np.int64]:
     n_row = store.rows["token"]
-    return np.arange(n_row) if rows is None else rows_below(list_of(rows), n_row, store.path)
+    return np.arange(n_row) if rows is None else rows_below(rows, n_row, store.path)
 
 
-def list_of(rows: ArrayLike) -> ArrayLike:
-    """A range as what it lists."""
-    return list(rows) if isinstance(rows, range) else rows
+def _ids(readout: Readout, tokens: Sequence[int]) -> NDArray[np.int64]:
+    """Token ids of the vocabulary, or none.
+
+    Raises:
+        ArgumentError: something else.
+    """
+    ids = whole("tokens", tokens) if len(tokens) else _NONE
+    outside = ids[(ids < 0) | (ids >= readout.d_vocab)]
+    if len(outside):
+        message = (
+            f"token {outside[0]} is not in the vocabulary, which has {readout.d_vocab}, from 0"
+        )
+        raise ArgumentError(message)
+    return ids
 
 
-class _Readout:
+class _Terms:
     """The direction of a logit before the final norm's division, and the parts that feed it."""
 
-    def __init__(self, store: Store, parts: Components, to: list[int], minus: list[int]) -> None:
-        weights, settings = store.weights, store.model["readout"]
-        if "W_U" not in weights:
-            message = (
-                f"the model in {store.path} has no unembedding, so that there are no logits: "
-                "capture a model with a language-model head"
-            )
-            raise StoreError(message)
-        gain, shift = weights.get("ln_final.w"), weights.get("ln_final.b")
-        self.norm = Norm(settings["norm"], settings["eps"], settings["norm_offset"], gain, shift)
-        self.parts = parts
-        model = architecture(store)
-        self.source, self.last = Source(store, model), model.n_layer - 1
-        d_vocab = weights.shape("W_U")[1]
-        outside = [token for token in (*to, *minus) if not 0 <= token < d_vocab]
-        if outside:
-            message = f"token {outside[0]} is not in the vocabulary, which has {d_vocab}, from 0"
+    def __init__(
+        self,
+        readout: Readout,
+        parts: Components,
+        to: NDArray[np.int64],
+        minus: NDArray[np.int64],
+    ) -> None:
+        if not len(to):
+            message = "direct_effects explains the logit of tokens: the list of tokens is empty"
             raise ArgumentError(message)
-        scale = float(settings["logit_scale"])
-        direction, constant = self._mean(store, to)
-        if minus:
-            less, of = self._mean(store, minus)
-            direction, constant = direction - less, constant - of
-        self.direction = np.ascontiguousarray(direction * np.float32(scale))
-        self.constant = constant * scale
-
-    def _mean(self, store: Store, tokens: list[int]) -> tuple[NDArray[np.float32], float]:
-        folded, constant = self.norm.fold(np.ascontiguousarray(store.weights["W_U"][:, tokens]))
-        b_u = store.weights.get("b_U")
-        bias = 0.0 if b_u is None else float(b_u[tokens].mean())
-        return folded.mean(1)[None], float(constant.mean()) + bias
+        self.norm, self.parts = readout.norm, parts
+        self.direction, self.constant = readout.mean_linear(to, minus)
 
     def read(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide, Wide]:
         """Products with the direction `[row, component]`, divisors `[row]` and logits `[row]`."""
@@ -208,7 +198,7 @@ class _Readout:
         return products, divisors, logits
 
     def _block(self, rows: NDArray[np.int64]) -> tuple[Wide, Wide, Wide]:
-        final = self.source.read(Site.RESID_POST, self.last, rows)
+        final = read_final(self.parts.store, rows)
         divisors = self.norm.scale(final).astype(np.float64)
         heads, others = self.parts.contributions(rows, self.direction)
         products = np.concatenate([heads.reshape(len(rows), -1), others[:, self._apart()]], 1)

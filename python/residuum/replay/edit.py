@@ -5,13 +5,14 @@ An executor knows these few; every kind of patch is one of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from residuum.sites import Site
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 ORDER = (
@@ -60,3 +61,12 @@ class Edit:
     def overwrites(self) -> bool:
         """Whether nothing of what was there counts any more."""
         return self.scale == 0.0 and self.off is None and self.turn is None and self.heads is None
+
+
+def changing(edit: Edit, there: NDArray[Any]) -> Edit | None:
+    """The part of an edit that puts something else in place of what is there; None if none does."""
+    shift = np.asarray(edit.shift)
+    differs = (shift != there).reshape(len(shift), -1).any(1)
+    if not differs.any():
+        return None
+    return replace(edit, tokens=edit.tokens[differs], shift=shift[differs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,12 +12,13 @@ from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.check import check
 from residuum.replay.cost import full_flops, plan_flops
+from residuum.replay.edit import changing
 from residuum.replay.metrics import check_metric
 from residuum.replay.numbers import single
 from residuum.replay.patch import Patch
 from residuum.replay.paths import Mlps, Receiver, paths
 from residuum.replay.plan import Plan, Read, Run, plan
-from residuum.replay.readout import Readout
+from residuum.replay.readout import Readout, readout
 from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
 from residuum.replay.sweep import COLUMNS, sweep
@@ -300,11 +301,8 @@ class Replay:
             return edits
         rows = edit.tokens + example.first_row
         there = self.source.read(edit.site, edit.layer, rows, edit.heads)
-        shift = np.asarray(edit.shift)
-        differs = (shift != there).reshape(len(rows), -1).any(1)
-        if not differs.any():
-            return []
-        return [replace(edit, tokens=edit.tokens[differs], shift=shift[differs])]
+        part = changing(edit, there)
+        return [] if part is None else [part]
 
     def execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
         """What each run's reads give, `[token, ...]` by site and layer."""
@@ -405,7 +403,7 @@ class Replay:
     @cached_property
     def readout(self) -> Readout:
         """The final norm and unembedding."""
-        return Readout(self.store)
+        return readout(self.store, analysis="replay")
 
 
 def _flops(number: float) -> str:

@@ -5,6 +5,7 @@ A *run* is one example with its edits. For each layer there are masks `[run, tok
     dirty   what enters the block is not what the store holds
     keys    its keys and values are computed; those of other tokens come from the cached stream
     queries its way through the block is computed
+    entered what enters the block counts: for its own way, or for its keys
     mixed   of these, z is not what the store holds, and counts
     attn    of these, what attention adds to the stream counts: no edit puts something else there
     mlp     likewise what the MLP adds
@@ -61,7 +62,7 @@ class Plan:
     """The masks of a batch of runs, by layer; see the module's text.
 
     Attributes:
-        dirty, keys, queries, mixed, attn, mlp: bool `[run, token]` for each layer.
+        dirty, keys, queries, entered, mixed, attn, mlp: bool `[run, token]` for each layer.
         edits: by layer and site, (number of the run, edit).
         changed: bool `[run, token]` for each read site and layer: what a read finds computed;
             elsewhere it is what the store holds.
@@ -72,6 +73,7 @@ class Plan:
     dirty: list[Mask]
     keys: list[Mask]
     queries: list[Mask]
+    entered: list[Mask]
     mixed: list[Mask]
     attn: list[Mask]
     mlp: list[Mask]
@@ -171,7 +173,7 @@ class _Backward:
         self.forward, self.of, self.stored_z = forward, of, stored_z
         self.asked = asked_for(runs, forward.shape)
         self.needed = np.zeros(forward.shape, bool)
-        names = ("queries", "keys", "mixed", "attn", "mlp")
+        names = ("queries", "keys", "entered", "mixed", "attn", "mlp")
         self.found: dict[str, list[Mask]] = {name: [] for name in names}
 
     def layer(self, layer: int, touched: Mask) -> None:
@@ -181,17 +183,18 @@ class _Backward:
         read = {s: mask & changed[at, s] for (at, s), mask in self.asked.items() if at == layer}
         own = [read.pop(site) for site in (Site.K, Site.V) if site in read]
         passing = np.logical_or.reduce([touched & self.needed & ~given, *read.values()])
-        mixed, attn, mlp = self._branches(layer, passing, read)
+        counts, mixed, attn, mlp = self._branches(layer, passing, read)
         reach = _reached(mixed, causal=self.of.causal) & self.forward.own
         keys = np.logical_or.reduce([self.forward.keys[layer] & reach, *own])
-        self.needed = passing | keys
-        for name, mask in zip(self.found, (passing, keys, mixed, attn, mlp), strict=True):
+        self.needed = counts | keys
+        masks = (passing, keys, self.needed, mixed, attn, mlp)
+        for name, mask in zip(self.found, masks, strict=True):
             self.found[name].append(mask)
 
     def _branches(
         self, layer: int, passing: Mask, read: dict[Site, Mask]
-    ) -> tuple[Mask, Mask, Mask]:
-        """Where z is computed, where attention adds, and where the MLP does."""
+    ) -> tuple[Mask, Mask, Mask, Mask]:
+        """Where what enters counts, where z is computed, attention adds, and the MLP does."""
         inner = [mask for site, mask in read.items() if site is not Site.RESID_POST]
         free = passing & ~np.logical_or.reduce([np.zeros_like(passing), *inner])
         given = {site: self.forward.given(layer, site) & free for site in _GIVEN}
@@ -201,7 +204,7 @@ class _Backward:
         mixed = attn & ~given[Site.Z]
         if self.stored_z(layer):
             mixed &= self.forward.mixed[layer]
-        return mixed, attn, mlp
+        return passing & ~after, mixed, attn, mlp
 
 
 _GIVEN = (Site.Z, Site.ATTN_OUT, Site.RESID_MID, Site.MLP_OUT, Site.RESID_POST)

@@ -150,8 +150,8 @@ class RustBlock:
         self._norms = [_norm(norm, of) for norm in block.norms]
         self._branch_norms = [_norm(norm, of) for norm in block.branch_norms]
         self.n_norm, self.has_branch_norms = len(self._norms), bool(self._branch_norms)
-        matrices = [block.q, block.k, block.v, block.out, block.mlp_in, block.mlp_out]
-        size = sum(4 * one.w.size for one in matrices) * of.n_layer
+        every = (block.q, block.k, block.v, block.out, block.mlp_in, block.mlp_up, block.mlp_out)
+        size = sum(4 * one.w.size for one in every if one is not None) * of.n_layer
         linear = partial(RustLinear, turn=size <= _ROOM)
         self.q, self.k, self.v = map(linear, (block.q, block.k, block.v))
         self.out = linear(block.out)

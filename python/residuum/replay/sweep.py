@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from residuum.errors import ArgumentError
-from residuum.replay.edit import Edit
+from residuum.replay.edit import Edit, changing
 from residuum.replay.numbers import single, whole
 from residuum.replay.plan import Read, Run
 from residuum.replay.resolve import positions
@@ -145,13 +145,9 @@ def _edit(
     def pick(x: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(x[rows] if head < 0 else x[rows][:, head : head + 1])
 
-    shift = pick(values)
-    if there is not None:
-        differs = (shift != pick(there)).reshape(len(rows), -1).any(1)
-        rows, shift = rows[differs], shift[differs]
-    if not len(rows):
-        return None
-    return Edit(site, layer, tokens[rows], None if head < 0 else np.array([head]), shift=shift)
+    heads = None if head < 0 else np.array([head])
+    edit = Edit(site, layer, tokens[rows], heads, shift=pick(values))
+    return edit if there is None else changing(edit, pick(there))
 
 
 def sweep(

@@ -16,6 +16,8 @@ use crate::{
     matrix::{Floats, FloatsOut, matrix, optional, slice, slice_mut},
 };
 
+/// Keys and values.
+type Pair<'py> = (Floats<'py>, Floats<'py>);
 type Numbers<'py> = PyReadonlyArray1<'py, u32>;
 
 /// Weights of 32 bits, or the raw ones of 16.
@@ -132,13 +134,11 @@ impl ReplayAttention {
         &self,
         py: Python<'_>,
         q: Floats<'_>,
-        cached: (Floats<'_>, Floats<'_>),
-        own: (Floats<'_>, Floats<'_>),
-        mut out: FloatsOut<'_>,
+        cached: Pair<'_>,
+        own: Pair<'_>,
+        out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        let (cached, own) = (keys(py, &cached)?, keys(py, &own)?);
-        let (q, out) = (slice(py, &q)?, slice_mut(py, &mut out)?);
-        detached(py, || self.over(cached, own)?.attend(q, out))
+        self.through(py, &q, &cached, &own, out, Attention::attend)
     }
 
     /// The pattern of `q`, `[row, head, token]`, into `out`.
@@ -146,13 +146,11 @@ impl ReplayAttention {
         &self,
         py: Python<'_>,
         q: Floats<'_>,
-        cached: (Floats<'_>, Floats<'_>),
-        own: (Floats<'_>, Floats<'_>),
-        mut out: FloatsOut<'_>,
+        cached: Pair<'_>,
+        own: Pair<'_>,
+        out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        let (cached, own) = (keys(py, &cached)?, keys(py, &own)?);
-        let (q, out) = (slice(py, &q)?, slice_mut(py, &mut out)?);
-        detached(py, || self.over(cached, own)?.pattern(q, out))
+        self.through(py, &q, &cached, &own, out, Attention::pattern)
     }
 
     /// z of a pattern `[row, head, token]`, into `out`.
@@ -160,17 +158,30 @@ impl ReplayAttention {
         &self,
         py: Python<'_>,
         pattern: Floats<'_>,
-        cached: (Floats<'_>, Floats<'_>),
-        own: (Floats<'_>, Floats<'_>),
-        mut out: FloatsOut<'_>,
+        cached: Pair<'_>,
+        own: Pair<'_>,
+        out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        let (cached, own) = (keys(py, &cached)?, keys(py, &own)?);
-        let (pattern, out) = (slice(py, &pattern)?, slice_mut(py, &mut out)?);
-        detached(py, || self.over(cached, own)?.mix(pattern, out))
+        self.through(py, &pattern, &cached, &own, out, Attention::mix)
     }
 }
 
 impl ReplayAttention {
+    /// One of the core's three ways through attention.
+    fn through(
+        &self,
+        py: Python<'_>,
+        input: &Floats<'_>,
+        cached: &Pair<'_>,
+        own: &Pair<'_>,
+        mut out: FloatsOut<'_>,
+        way: impl Fn(&Attention<'_>, &[f32], &mut [f32]) -> residuum_core::Result<()> + Send,
+    ) -> PyResult<()> {
+        let (cached, own) = (keys(py, cached)?, keys(py, own)?);
+        let (input, out) = (slice(py, input)?, slice_mut(py, &mut out)?);
+        detached(py, || way(&self.over(cached, own)?, input, out))
+    }
+
     fn over<'a>(&'a self, cached: Keys<'a>, own: Keys<'a>) -> residuum_core::Result<Attention<'a>> {
         let rows = Rows { run: &self.run, token: &self.token };
         let seen = Seen {
@@ -183,6 +194,6 @@ impl ReplayAttention {
     }
 }
 
-fn keys<'a>(py: Python<'_>, pair: &'a (Floats<'_>, Floats<'_>)) -> PyResult<Keys<'a>> {
+fn keys<'a>(py: Python<'_>, pair: &'a Pair<'_>) -> PyResult<Keys<'a>> {
     Ok(Keys { k: slice(py, &pair.0)?, v: slice(py, &pair.1)? })
 }

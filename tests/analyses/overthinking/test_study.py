@@ -306,9 +306,9 @@ def test_uniform_qkv_is_what_the_papers_hooks_do(tmp_path, name):
 
 def study_logits(store, stream):
     """Logits of one row of the last stream."""
-    from residuum.replay.readout import Readout
+    from residuum.replay.readout import readout
 
-    return Readout(store).logits(stream[None])[0]
+    return readout(store, analysis="replay").logits(stream[None])[0]
 
 
 def test_shared_keys_cannot_be_zeroed_by_head(tmp_path):

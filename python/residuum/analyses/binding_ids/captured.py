@@ -145,7 +145,7 @@ class Captured:
         logprob = np.empty(wanted.shape)
         top = np.empty(len(stream), np.int64)
         readout = self.replay.readout
-        size = max(1, LOGIT_BYTES // (8 * readout.logits(stream[:1]).shape[1]))
+        size = max(1, LOGIT_BYTES // (8 * readout.d_vocab))
         for start in range(0, len(stream), size):
             part = slice(start, start + size)
             logits = readout.logits(stream[part]).astype(np.float64)

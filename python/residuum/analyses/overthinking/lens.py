@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum import kernels
-from residuum.analyses.readout import Floats, readout
 from residuum.errors import SiteError
+from residuum.replay.readout import Floats, readout
 from residuum.store.batches import blocks
 
 if TYPE_CHECKING:
@@ -66,12 +66,7 @@ class Lens:
             logit_scale=of.logit_scale,
             softcap=of.logit_softcap,
         )
-        logits = normed.astype(np.float64) @ of.w_u[:, token_id]
-        if of.b_u is not None:
-            logits += of.b_u[token_id]
-        logits *= of.logit_scale
-        if of.logit_softcap is not None:
-            logits = of.logit_softcap * np.tanh(logits / of.logit_softcap)
+        logits = of.unembed(normed.astype(np.float64), token_id)
         return Seen(np.exp(logits - found.lse[:, None]), found.top_ids.astype(np.int64))
 
     def at(self, task: "Task", state: int, demos: list[int]) -> Seen:
