@@ -138,7 +138,7 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &q, &cached, &own, out, Attention::attend)
+        self.through(py, &q, &cached, &own, out, |attention, x, out| attention.attend(x, out))
     }
 
     /// The pattern of `q`, `[row, head, token]`, into `out`.
@@ -150,7 +150,7 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &q, &cached, &own, out, Attention::pattern)
+        self.through(py, &q, &cached, &own, out, |attention, x, out| attention.pattern(x, out))
     }
 
     /// z of a pattern `[row, head, token]`, into `out`.
@@ -162,7 +162,7 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &pattern, &cached, &own, out, Attention::mix)
+        self.through(py, &pattern, &cached, &own, out, |attention, x, out| attention.mix(x, out))
     }
 }
 
@@ -175,7 +175,7 @@ impl ReplayAttention {
         cached: &Pair<'_>,
         own: &Pair<'_>,
         mut out: FloatsOut<'_>,
-        way: impl Fn(&Attention<'_>, &[f32], &mut [f32]) -> residuum_core::Result<()> + Send,
+        way: fn(&Attention<'_>, &[f32], &mut [f32]) -> residuum_core::Result<()>,
     ) -> PyResult<()> {
         let (cached, own) = (keys(py, cached)?, keys(py, own)?);
         let (input, out) = (slice(py, input)?, slice_mut(py, &mut out)?);
