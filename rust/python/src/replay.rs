@@ -138,7 +138,7 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &q, &cached, &own, out, |attention, x, out| attention.attend(x, out))
+        self.through(py, &q, &cached, &own, out, Attention::attend)
     }
 
     /// The pattern of `q`, `[row, head, token]`, into `out`.
@@ -150,7 +150,7 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &q, &cached, &own, out, |attention, x, out| attention.pattern(x, out))
+        self.through(py, &q, &cached, &own, out, Attention::pattern)
     }
 
     /// z of a pattern `[row, head, token]`, into `out`.
@@ -162,20 +162,20 @@ impl ReplayAttention {
         own: Pair<'_>,
         out: FloatsOut<'_>,
     ) -> PyResult<()> {
-        self.through(py, &pattern, &cached, &own, out, |attention, x, out| attention.mix(x, out))
+        self.through(py, &pattern, &cached, &own, out, Attention::mix)
     }
 }
 
 impl ReplayAttention {
     /// One of the core's three ways through attention.
-    fn through(
-        &self,
+    fn through<'a>(
+        &'a self,
         py: Python<'_>,
         input: &Floats<'_>,
-        cached: &Pair<'_>,
-        own: &Pair<'_>,
+        cached: &'a Pair<'_>,
+        own: &'a Pair<'_>,
         mut out: FloatsOut<'_>,
-        way: fn(&Attention<'_>, &[f32], &mut [f32]) -> residuum_core::Result<()>,
+        way: fn(&Attention<'a>, &[f32], &mut [f32]) -> residuum_core::Result<()>,
     ) -> PyResult<()> {
         let (cached, own) = (keys(py, cached)?, keys(py, own)?);
         let (input, out) = (slice(py, input)?, slice_mut(py, &mut out)?);
