@@ -19,7 +19,11 @@ else:
     # imported.
     from residuum import capture, replay
 
+from residuum.replay.metrics import logit_diff
+from residuum.replay.patch import Patch
+
 __all__ = [
+    "Patch",
     "ResiduumError",
     "Site",
     "SiteArray",
@@ -28,6 +32,7 @@ __all__ = [
     "capture",
     "export",
     "import_activations",
+    "logit_diff",
     "open",
     "replay",
 ]

@@ -58,11 +58,10 @@ PATCHES = {
 }
 
 
+@pytest.mark.parametrize("opened", ["gpt2"], indirect=True)
 @pytest.mark.parametrize("says", list(PATCHES))
 def test_patches(opened, says):
     _, replay, _ = opened
-    if replay.of.rotary is not None:
-        pytest.skip("once is enough")
     with pytest.raises(ResiduumError, match=says):
         replay.run([PATCHES[says]])
 
@@ -93,6 +92,7 @@ CALLS = {
 }
 
 
+@pytest.mark.parametrize("opened", ["gpt2"], indirect=True)
 @pytest.mark.parametrize("says", list(CALLS))
 def test_calls(opened, says):
     _, replay, _ = opened
@@ -127,10 +127,9 @@ def test_what_is_no_store(opened, tmp_path):
         residuum.replay(store, tmp_path / "empty")
 
 
+@pytest.mark.parametrize("opened", ["llama"], indirect=True)
 def test_keys_turn_as_a_whole(opened):
     _, replay, _ = opened
-    if replay.of.rotary is None:
-        return
     with pytest.raises(SiteError, match="all heads of the site k, not for single heads"):
         replay.run([Patch("k", [1], 1, heads=[0], value=RotateKeys(3))])
     with pytest.raises(ArgumentError, match="2 offsets for a patch of 1 rows"):

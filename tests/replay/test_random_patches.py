@@ -150,10 +150,9 @@ def sweep_digest(path, threads: int) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.parametrize("opened", ["llama"], indirect=True)
 def test_rotating_there_and_back_is_nothing(opened):
-    _, replay, oracle = opened
-    if oracle.of.rotary is None:
-        pytest.skip("this family does not rotate")
+    _, replay, _ = opened
     turn = Patch("k", [0, 1, 2], value=RotateKeys([5, -3, 2]))
     back = Patch("k", [0, 1, 2], value=RotateKeys([-5, 3, -2]))
     plain, both, once = replay.run([Patch("k", [0], 0, value=Freeze()), [turn, back], turn])
