@@ -436,6 +436,18 @@ def test_what_is_missing_is_said(tmp_path):
     assert again["ablations"].num_rows
 
 
+def test_last_tokens_alone_say_what_to_capture(gpt2, tmp_path):
+    """The last token of these prompts is a label: none before a last label is stored."""
+    rows = pa.Table.from_pylist(prompts.prompts())
+    folder = gpt2.capture["model_folder"]
+    sites = ["embed", "resid_post", "pattern"]
+    store = residuum.capture(folder, rows, tmp_path / "run", sites=sites, positions="last")
+    with pytest.raises(SiteError, match="--positions all, or column:query_token"):
+        run(store, experiments="prefix_matching")
+    with pytest.raises(ArgumentError, match="the blocks of the model are 0 to 2"):
+        run(gpt2, late="99")
+
+
 def test_a_store_without_demonstrations_is_refused(gpt2_folder, tmp_path):
     store = residuum.capture(gpt2_folder, ["the dog"], tmp_path / "run", sites=["resid_post"])
     with pytest.raises(InputError, match="have no prompt_id"):

@@ -43,7 +43,7 @@ class Params:
     )
     position_span: int = param(10, "how far keys are moved beyond a full exchange", least=0)
     random_seeds: int = param(1, "draws of random vectors beside the mean differences", least=0)
-    seed: int = param(0, "of the random vectors")
+    seed: int = param(0, "of the random vectors", least=0)
     transfer_target: str | None = param(
         None, "task that differences are carried over to; none is the first that there is"
     )

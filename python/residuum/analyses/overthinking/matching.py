@@ -43,7 +43,7 @@ def scores(store: "Store", demos: pa.Table) -> pa.Table:
     """Dataset, setting, prefix, demo, layer, head, pm_label, pm_prelabel, on_labels, n.
 
     Raises:
-        SiteError: the pattern was not captured, or not of every key.
+        SiteError: the pattern was not captured, or not of the tokens before labels and every key.
     """
     if "pattern" not in store.sites:
         message = (
@@ -60,9 +60,16 @@ def scores(store: "Store", demos: pa.Table) -> pa.Table:
     connection = store.connect()
     try:
         connection.register("demos", demos)
-        return connection.sql(SQL.format(demos="demos")).to_arrow_table()
+        found = connection.sql(SQL.format(demos="demos")).to_arrow_table()
     finally:
         connection.close()
+    if not found.num_rows:
+        message = (
+            f"{store.path} holds the pattern of no token before a last label: capture it with "
+            "--positions all, or column:query_token"
+        )
+        raise SiteError(message)
+    return found
 
 
 def ranked(table: pa.Table, dataset: str, setting: str) -> list[tuple[int, int]]:

@@ -58,6 +58,9 @@ class Study:
         if params.exit_state is not None and params.exit_state > n_layer:
             message = f"exit_state={params.exit_state}: the states of the model are 0 to {n_layer}"
             raise ArgumentError(message)
+        if params.late.isdecimal() and int(params.late) >= n_layer:
+            message = f"late={params.late}: the blocks of the model are 0 to {n_layer - 1}"
+            raise ArgumentError(message)
 
     @cached_property
     def settings(self) -> list[str]:
