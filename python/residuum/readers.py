@@ -73,10 +73,8 @@ def read_jsonl(path: Path) -> pa.Table:
     """One JSON object a line; blank lines are passed over; a key that a line lacks is null."""
     tables: list[pa.Table] = []
     records: list[tuple[int, dict[str, object]]] = []
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        records.append((number, _json_object(path, number, line)))
+    for numbered in json_lines(path):
+        records.append(numbered)
         if len(records) == LINES_PER_TABLE:
             tables.append(_table_of(path, records))
             records = []
@@ -87,6 +85,17 @@ def read_jsonl(path: Path) -> pa.Table:
     except pa.ArrowException as error:
         message = f"{path}: a column changes its type on the way: {error}"
         raise InputError(message) from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The objects of a file of JSON lines with the numbers of their lines; blank ones are none.
+
+    Raises:
+        InputError: a line that is no JSON object, or a file that is not UTF-8.
+    """
+    for number, line in _lines(path):
+        if line.strip():
+            yield number, _json_object(path, number, line)
 
 
 def _json_object(path: Path, number: int, line: str) -> dict[str, object]:

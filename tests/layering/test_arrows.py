@@ -24,7 +24,7 @@ ARROWS = {
     "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", "replay", *BASE},
     "replay": {"store", "kernels", "progress", "quantities", *BASE},
-    "prompts": {"errors"},
+    "prompts": {"errors", "readers"},
     "report": {"analyses", "errors", "sites"},
 }
 DOORS = {"__init__", "__main__", "cli"}

@@ -7,15 +7,14 @@ A line has the fields that the templates name (those of the known sets are liste
 and `label`: the number of the class, or its word as the first template writes it.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from residuum.errors import InputError
 from residuum.prompts.demonstrations.dataset import Dataset, Item, Template
 from residuum.prompts.demonstrations.templates import TEMPLATES
+from residuum.readers import json_lines
 
 
 def load(
@@ -40,28 +39,17 @@ def load(
             )
             raise InputError(message)
         templates = TEMPLATES[name]
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path} cannot be read: {error}"
-        raise InputError(message) from error
+    if not Path(path).is_file():
+        message = f"there is no file {path}"
+        raise InputError(message)
     items = tuple(
-        _item(line, f"line {number} of {path}", templates)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
+        _item(values, f"line {number} of {path}", templates)
+        for number, values in json_lines(Path(path))
     )
     return Dataset(name, items, tuple(templates))
 
 
-def _item(line: str, where: str, templates: Sequence[Template]) -> Item:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        message = f"{where} is not JSON: {error}"
-        raise InputError(message) from error
-    if not isinstance(values, dict):
-        message = f"{where} is no object: write {{...}} with the fields and the label"
-        raise InputError(message)
+def _item(values: dict[str, object], where: str, templates: Sequence[Template]) -> Item:
     fields = {}
     for name in dict.fromkeys(name for template in templates for name in template.fields):
         text = values.get(name)
@@ -72,7 +60,7 @@ def _item(line: str, where: str, templates: Sequence[Template]) -> Item:
     return Item(fields, _label(values.get("label"), where, templates[0].labels))
 
 
-def _label(value: Any, where: str, labels: Sequence[str]) -> int:  # noqa: ANN401  what JSON gives
+def _label(value: object, where: str, labels: Sequence[str]) -> int:
     if isinstance(value, str) and value in labels:
         return labels.index(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
