@@ -30,6 +30,7 @@ __all__ = [
     "object_remove",
     "object_upload",
     "pca",
+    "replay_gather",
     "replay_linear",
     "replay_rotate",
     "site_kmeans",
@@ -230,6 +231,12 @@ class ReplayAttention:
         out: NDArray[np.float32],
     ) -> None: ...
 
+def replay_gather(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    index: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None: ...
 def replay_linear(
     x: NDArray[np.float32],
     w: NDArray[np.float32] | NDArray[np.uint16],

@@ -114,8 +114,7 @@ class _Layer:
         h = x if self.of.post_norm else self.block.norm(0, x)
         z = self.edited(Site.Z, self.z(h, stream))
         z = z.reshape(len(z), self.of.n_head * self.of.d_head)
-        attn = self.where(self.plan.attn[self.layer], z, self.block.out)
-        self.leave(self.some(x, self.is_query), self.some(h, self.is_query), attn)
+        self.leave(self.some(x, self.is_query), self.some(h, self.is_query), z)
 
     def z(self, h: Array, stream: Array) -> Array:
         """What attention gives the queries: computed where it can have changed, else as stored.
@@ -148,9 +147,40 @@ class _Layer:
         first = self.course.example_row[self.course.example[run]]
         return self.course.cached.read(site, self.layer, first + token)
 
-    def where(self, mask: Which, x: Array, part: Part) -> Array:
-        """What a part of the block gives for the queries in a mask; the others get zeros."""
+    def leave(self, x: Array, h: Array, z: Array) -> None:
+        """From what heads give to the stream that leaves: `[row, d_model]` of the queries.
+
+        `x`, the stream that entered, is used up.
+        """
+        block, of = self.block, self.of
+        entering = h
+        if of.parallel and block.n_norm > 1:
+            entering = block.norm(1, x)
+        mid = self.branch(Site.ATTN_OUT, z, x)
+        if not of.parallel:
+            mid = self.edited(Site.RESID_MID, mid)
+            entering = mid if of.post_norm else block.norm(1, mid)
+        self.left(self.branch(Site.MLP_OUT, entering, mid))
+
+    def branch(self, site: Site, x: Array, stream: Array) -> Array:
+        """The stream with what attention or the MLP gives: added in place if nobody looks at it."""
+        block, of, at = self.block, self.of, (self.layer, site)
+        number, part, mask = 0, block.out, self.plan.attn[self.layer]
+        if site is Site.MLP_OUT:
+            number, part, mask = 1, block.mlp, self.plan.mlp[self.layer]
         counts = mask[self.rows(self.is_query)]
+        seen = at in self.plan.edits or at[::-1] in self.course.asked
+        if counts.all() and not (seen or of.post_norm or block.has_branch_norms):
+            return part(x, stream)
+        given = self.where(counts, x, part)
+        if of.post_norm:
+            given = block.norm(number, stream + given) - stream
+        elif block.has_branch_norms:
+            given = block.branch_norm(number, given)
+        return stream + self.edited(site, given)
+
+    def where(self, counts: Which, x: Array, part: Part) -> Array:
+        """What a part of the block gives for some of the queries; the others get zeros."""
         if counts.all():
             return part(x)
         out = self.kit.array(np.zeros((len(counts), self.of.d_model), np.float32))
@@ -158,30 +188,6 @@ class _Layer:
             rows = self.kit.index(np.flatnonzero(counts))
             out[rows] = part(x[rows])
         return out
-
-    def leave(self, x: Array, h: Array, attn: Array) -> None:
-        """From what attention gives to the stream that leaves: `[row, d_model]` of the queries."""
-        block, of = self.block, self.of
-        if of.post_norm:
-            attn = block.norm(0, x + attn) - x
-        elif block.has_branch_norms:
-            attn = block.branch_norm(0, attn)
-        attn = self.edited(Site.ATTN_OUT, attn)
-        mid = x + attn
-        if not of.parallel:
-            mid = self.edited(Site.RESID_MID, mid)
-        if of.post_norm:
-            entering = mid
-        elif of.parallel:
-            entering = block.norm(1, x) if block.n_norm > 1 else h
-        else:
-            entering = block.norm(1, mid)
-        mlp = self.where(self.plan.mlp[self.layer], entering, block.mlp)
-        if of.post_norm:
-            mlp = block.norm(1, mid + mlp) - mid
-        elif block.has_branch_norms:
-            mlp = block.branch_norm(1, mlp)
-        self.left(mid + self.edited(Site.MLP_OUT, mlp))
 
     def leave_given(self) -> None:
         """Where edits of what leaves say all of it, nothing of the block is computed."""
@@ -229,12 +235,8 @@ class _Layer:
         dirty = self.plan.dirty[self.layer][self.run_of, self.token_of]
         computed = dirty & (place >= 0)
         stored = self.start[course.example[self.run_of]] + self.token_of
-        if computed.all():
-            x = course.leaving[self.kit.index(place)]
-        else:
-            x = stream[self.kit.index(stored)]
-            taken = self.kit.index(place[computed])
-            x[self.kit.index(np.flatnonzero(computed))] = course.leaving[taken]
+        rows = np.where(computed, place, len(course.leaving) + stored)
+        x = self.kit.gathered(course.leaving, stream, rows)
         every = np.ones(len(self.run_of), bool)
         for rows, places, edit in self.edits(Site.RESID_PRE, every):
             if edit.cached:

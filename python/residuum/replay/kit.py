@@ -75,7 +75,12 @@ Change: TypeAlias = "Callable[[Array, Index], Array]"
 """Takes the pattern `[row, head, token]` of some queries, and which they are; gives the new one."""
 
 
-Part: TypeAlias = "Callable[[Array], Array]"
+class Part(Protocol):
+    """A product with weights, and its bias, or what is made of several."""
+
+    def __call__(self, x: Array, onto: Array | None = None) -> Array:
+        """`[row, in]` -> `[row, out]`; added in place to `onto`, and that, where it is given."""
+        ...
 
 
 class Block(Protocol):
@@ -119,8 +124,8 @@ class Block(Protocol):
         """W_O and its bias."""
         ...
 
-    def mlp(self, x: Array) -> Array:
-        """The MLP, its norm apart."""
+    def mlp(self, x: Array, onto: Array | None = None) -> Array:
+        """The MLP, its norm apart; a `Part`."""
         ...
 
 
@@ -129,6 +134,10 @@ class Kit(Protocol):
 
     def array(self, values: NDArray[Any]) -> Array:
         """Numbers as an array of the kit's, in its dtype; a copy where `values` is not ours."""
+        ...
+
+    def gathered(self, first: Array, second: Array, rows: Index) -> Array:
+        """Rows of two arrays, counted through both."""
         ...
 
     def index(self, rows: NDArray[Any]) -> Any:  # noqa: ANN401

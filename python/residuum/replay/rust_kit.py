@@ -3,7 +3,7 @@
 Weights stay in the mapped file, in 16 bits too, which are widened as they are used. Only where the
 model is small, matrices that lie `[out, in]` are turned round once: products read those faster.
 
-    RustKit ──▶ _residuum.replay_linear, replay_rotate, ReplayAttention ──▶ rust/core/src/replay
+    RustKit ──▶ _residuum.replay_{gather, linear, rotate}, ReplayAttention ──▶ rust/core/src/replay
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum._residuum import Norm as RustNorm
-from residuum._residuum import ReplayAttention, replay_linear, replay_rotate
+from residuum._residuum import ReplayAttention, replay_gather, replay_linear, replay_rotate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +42,12 @@ class RustKit:
     def array(self, values: NDArray[Any]) -> Floats:
         """In float32."""
         return np.ascontiguousarray(values, np.float32)
+
+    def gathered(self, first: Floats, second: Floats, rows: NDArray[np.int64]) -> Floats:
+        """Rows of two arrays, counted through both."""
+        out = np.empty((len(rows), first.shape[1]), np.float32)
+        replay_gather(first, second, rows, out)
+        return out
 
     def index(self, rows: NDArray[Any]) -> NDArray[Any]:
         """As they are."""
@@ -131,8 +137,12 @@ class RustLinear:
         self.b = None if linear.b is None else _floats(linear.b)
         self.d_out = linear.w.shape[1]
 
-    def __call__(self, x: Floats, then: str | None = None, out: Floats | None = None) -> Floats:
-        """`[row, in]` -> `[row, out]`, through an activation, or multiplied into `out`."""
+    def __call__(self, x: Floats, onto: Floats | None = None) -> Floats:
+        """`[row, in]` -> `[row, out]`, added to `onto` in place where it is given."""
+        return self.put(x, None if onto is None else "add", onto)
+
+    def put(self, x: Floats, then: str | None, out: Floats | None = None) -> Floats:
+        """Into `out`, or a new array: through an activation, or as a factor or term of `out`."""
         if out is None:
             out = np.empty((len(x), self.d_out), np.float32)
         x = np.ascontiguousarray(x)
@@ -167,12 +177,12 @@ class RustBlock:
         """Of what attention (0) or the MLP (1) gives."""
         return _normed(self._branch_norms[number], x)
 
-    def mlp(self, x: Floats) -> Floats:
-        """`[row, d_model]` -> what the MLP gives, not normed."""
-        active = self._mlp_in(x, self._activation)
+    def mlp(self, x: Floats, onto: Floats | None = None) -> Floats:
+        """`[row, d_model]` -> what the MLP gives, not normed; added to `onto` if it is given."""
+        active = self._mlp_in.put(x, self._activation)
         if self._mlp_up is not None:
-            self._mlp_up(x, "multiply", active)
-        return self._mlp_out(active)
+            self._mlp_up.put(x, "multiply", active)
+        return self._mlp_out(active, onto)
 
 
 def _norm(norm: Norm, of: Architecture) -> RustNorm:

@@ -42,9 +42,10 @@ class TorchLinear:
     w: torch.Tensor
     b: torch.Tensor | None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """`[row, in]` -> `[row, out]`."""
-        return x @ self.w if self.b is None else torch.addmm(self.b, x, self.w)
+    def __call__(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+        """`[row, in]` -> `[row, out]`, added to `onto` in place where it is given."""
+        made = x @ self.w if self.b is None else torch.addmm(self.b, x, self.w)
+        return made if onto is None else onto.add_(made)
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class TorchBlock:
         """Of what attention (0) or the MLP (1) gives."""
         return self.branch_norms[number](x)
 
-    def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        """`[row, d_model]` -> what the MLP gives, not normed."""
+    def mlp(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+        """`[row, d_model]` -> what the MLP gives, not normed; added to `onto` if it is given."""
         active = self.activation(self.mlp_in(x))
-        return self.mlp_out(active if self.mlp_up is None else active * self.mlp_up(x))
+        return self.mlp_out(active if self.mlp_up is None else active * self.mlp_up(x), onto)
 
 
 def torch_block(

@@ -39,6 +39,12 @@ class TorchKit:
         """Numbers on the device."""
         return tensor(values, self.device, self.dtype)
 
+    def gathered(
+        self, first: torch.Tensor, second: torch.Tensor, rows: NDArray[np.int64]
+    ) -> torch.Tensor:
+        """Rows of two arrays, counted through both."""
+        return torch.cat((first, second))[self.index(rows)]
+
     def index(self, rows: NDArray[Any]) -> torch.Tensor:
         """Row numbers on the device."""
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)

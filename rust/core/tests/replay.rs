@@ -59,11 +59,13 @@ proptest! {
         let before = uniform(seed ^ 3, plain.len());
         let multiplied: Vec<f64> =
             plain.iter().zip(&before).map(|(x, &y)| x * f64::from(y)).collect();
+        let added: Vec<f64> = plain.iter().zip(&before).map(|(x, &y)| x + f64::from(y)).collect();
         for weight in weights {
             for (then, want) in [
                 (Then::Put(Activation::Identity), &plain),
                 (Then::Put(Activation::Relu), &rectified),
                 (Then::Multiply, &multiplied),
+                (Then::Add, &added),
             ] {
                 let mut out = before.clone();
                 linear(&x, weight, Some(&b), then, &mut out).unwrap();

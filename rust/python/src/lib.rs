@@ -56,7 +56,7 @@ mod _residuum {
         object_create, object_length, object_list, object_read, object_remove, object_upload,
     };
     #[pymodule_export]
-    use crate::replay::{ReplayAttention, replay_linear, replay_rotate};
+    use crate::replay::{ReplayAttention, replay_gather, replay_linear, replay_rotate};
     #[pymodule_export]
     use crate::spec::ArraySpec;
     #[pymodule_export]

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use residuum_core::replay::{
     activation::Activation,
     attention::{Attention, Heads, Keys, Look, Rows, Seen},
+    gather::gather,
     linear::{Then, linear},
     rotary::Rotary,
     weight::{Halves, Weight},
@@ -13,7 +14,7 @@ use residuum_core::replay::{
 use crate::{
     call::detached,
     error::{argument, to_python},
-    matrix::{Floats, FloatsOut, matrix, optional, slice, slice_mut},
+    matrix::{Floats, FloatsOut, matrix, optional, slice, slice_mut, width},
 };
 
 /// Keys and values.
@@ -29,7 +30,8 @@ pub(crate) enum Weights<'py> {
 
 /// `x [row, in] @ w + b` into `out [row, out]`; `w` is `[in, out]`, or `transposed`.
 ///
-/// `then` is the name of an activation function, `multiply` (what is in `out`), or nothing.
+/// `then` is the name of an activation function, what is done with `out` (`multiply` it, or `add` to
+/// it), or nothing.
 #[pyfunction]
 #[pyo3(signature = (x, w, b, out, *, transposed, brain, then))]
 #[allow(clippy::too_many_arguments, reason = "one for each operand")]
@@ -57,10 +59,25 @@ pub(crate) fn replay_linear(
     };
     let then = match then {
         Some("multiply") => Then::Multiply,
+        Some("add") => Then::Add,
         name => Then::Put(Activation::parse(name).map_err(failed)?),
     };
     let (x, b, out) = (slice(py, &x)?, optional(py, b.as_ref())?, slice_mut(py, &mut out)?);
     detached(py, || linear(x, weight, b, then, out))
+}
+
+/// Rows of `first` and `second`, one after the other, that `index` names, into `out`.
+#[pyfunction]
+pub(crate) fn replay_gather(
+    py: Python<'_>,
+    first: Floats<'_>,
+    second: Floats<'_>,
+    index: PyReadonlyArray1<'_, i64>,
+    mut out: FloatsOut<'_>,
+) -> PyResult<()> {
+    let (width, index) = (width(&first), index.as_slice()?);
+    let (first, second, out) = (slice(py, &first)?, slice(py, &second)?, slice_mut(py, &mut out)?);
+    detached(py, || gather(first, second, index, width, out))
 }
 
 /// Rotates `x [row, head, d_head]` in place by `position [row]`.

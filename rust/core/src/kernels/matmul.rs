@@ -144,6 +144,15 @@ pub(crate) struct MatMut<'a> {
 ///
 /// Shapes are the caller's business inside the kernels; the assertions keep the pointers sound.
 pub(crate) fn product(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>) {
+    product_or_sum(a, b, out, false);
+}
+
+/// Adds `a [m, k] @ b [k, n]` to `out [m, n]`; otherwise like [`product`].
+pub(crate) fn add_product(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>) {
+    product_or_sum(a, b, out, true);
+}
+
+fn product_or_sum(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>, add: bool) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert!(b.rows == k && out.rows == m && out.cols == n, "shapes of a product disagree");
     if m == 0 || n == 0 {
@@ -153,18 +162,18 @@ pub(crate) fn product(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>) {
     assert!((m - 1) * out.row_stride + n <= out.data.len(), "destination is too short");
     assert!(a.extent().is_ok_and(|extent| extent <= a.data.len()), "left side is too short");
     assert!(b.extent().is_ok_and(|extent| extent <= b.data.len()), "right side is too short");
-    swapped(a, b, out);
+    swapped(a, b, out, add);
 }
 
 /// The call itself, operands swapped so that the destination has touching columns.
 #[allow(unsafe_code, reason = "the microkernels take raw pointers and strides")]
-fn swapped(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>) {
+fn swapped(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>, add: bool) {
     // A slice holds at most isize::MAX bytes, and a stride that is used stays inside its slice,
     // so these conversions keep the value; a stride that is never used (one row) may be anything.
     let stride = |value: usize| isize::try_from(value).unwrap_or(0);
     // SAFETY: `product` has checked that every element addressed by shape and strides lies inside
-    // its slice; `out` is borrowed mutably, so it overlaps neither `a` nor `b`; `read_dst` is
-    // false, so the destination is only written.
+    // its slice; `out` is borrowed mutably, so it overlaps neither `a` nor `b`; what it
+    // holds is read only if it is added to.
     unsafe {
         gemm_f32::gemm::f32::get_gemm_fn()(
             b.cols,
@@ -173,14 +182,14 @@ fn swapped(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>) {
             out.data.as_mut_ptr(),
             stride(out.row_stride),
             1,
-            false,
+            add,
             b.data.as_ptr(),
             stride(b.row_stride),
             stride(b.col_stride),
             a.data.as_ptr(),
             stride(a.row_stride),
             stride(a.col_stride),
-            0.0,
+            if add { 1.0 } else { 0.0 },
             1.0,
             false,
             false,

@@ -383,7 +383,7 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
         }
     }
     let rest: f32 = x_rest.iter().zip(y_rest).map(|(&x, &y)| x * y).sum();
-    lanes.iter().sum::<f32>() + rest
+    vector::total(lanes) + rest
 }
 
 /// In place; NaN anywhere makes everything NaN.
@@ -391,13 +391,17 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
 fn softmax(scores: &mut [f32]) {
     let most = vector::max(scores);
-    let mut total = 0.0_f32;
     for score in &mut *scores {
         *score = exp(*score - most);
     }
-    for &score in &*scores {
-        total += score;
+    let mut lanes = [0.0_f32; LANE];
+    let (blocks, rest) = scores.as_chunks::<LANE>();
+    for block in blocks {
+        for (lane, &score) in lanes.iter_mut().zip(block) {
+            *lane += score;
+        }
     }
+    let total = vector::total(lanes) + rest.iter().sum::<f32>();
     for score in scores {
         *score /= total;
     }

@@ -6,7 +6,7 @@ use super::activation::Activation;
 use super::weight::Weight;
 use crate::Result;
 use crate::kernels::check::{elements, same_axis, same_len};
-use crate::kernels::matmul::{MatMut, MatRef, product};
+use crate::kernels::matmul::{MatMut, MatRef, add_product, product};
 use crate::vector::widest;
 
 /// Rows that one task computes, about: each packs the weights for itself.
@@ -25,9 +25,11 @@ pub enum Then {
     Put(Activation),
     /// What is in `out` is multiplied by it.
     Multiply,
+    /// It is added to what is in `out`.
+    Add,
 }
 
-/// Writes `x [row, in] @ weight [in, out] + bias [out]` into `out [row, out]`, on all threads.
+/// Makes `x [row, in] @ weight [in, out] + bias [out]`, for `out [row, out]`, on all threads.
 ///
 /// # Errors
 /// If lengths disagree.
@@ -100,6 +102,11 @@ impl After<'_> {
                     *out *= sum;
                 }
             }
+            (Then::Add, Some(out)) => {
+                for (out, &sum) in out.iter_mut().zip(&*sums) {
+                    *out += sum;
+                }
+            }
         }
     }
 }
@@ -123,8 +130,9 @@ fn by_rows(x: MatRef<'_>, w: MatRef<'_>, start: usize, after: After<'_>, out: &m
                 }
             );
         } else {
+            let put = if after.then == Then::Add { add_product } else { product };
             let data = &mut out[start..];
-            product(x, w, &mut MatMut { data, rows, cols, row_stride: n_out });
+            put(x, w, &mut MatMut { data, rows, cols, row_stride: n_out });
             widest!(for out in out.chunks_exact_mut(n_out) {
                 after.finish(start, &mut out[start..start + cols], None);
             });

@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod gather;
 pub mod linear;
 pub mod rotary;
 pub mod weight;
