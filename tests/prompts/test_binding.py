@@ -157,6 +157,8 @@ def test_refusals():
         made("par", n_entities=1)
     with pytest.raises(InputError, match="6 slots need 12 entities of the test words"):
         made("par", n_entities=6)
+    with pytest.raises(InputError, match="no world 'parallel'; there are par, adj"):
+        world("parallel")
 
     def joined(text):
         return [(1, 0, len(text))]

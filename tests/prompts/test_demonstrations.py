@@ -174,6 +174,7 @@ def test_a_context_keeps_the_mean_length_down():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        ({"n_prompt": 0}, "1 prompt or more"),
         ({"n_demo": 99}, "repeats none"),
         ({"settings": ["permutated"]}, "no setting 'permutated'"),
         ({"context": 100}, "give `encode`"),

@@ -382,3 +382,5 @@ def test_what_is_put_behind_a_block_needs_nothing_of_it(tmp_path):
     np.testing.assert_allclose(got["logits"], want, **CLOSE)
     with pytest.raises(SiteError, match="does not hold resid_pre of layer 0"):
         replay.run([Patch("mlp_out", [1], layers=0)])
+    with pytest.raises(SiteError, match="does not hold resid_pre of layer 0"):
+        replay.explain([Patch("mlp_out", [1], layers=0)])

@@ -194,12 +194,19 @@ class Replay:
         return paths(self, clean, corrupted, receivers, senders, metric, mlps, tokens, at)
 
     def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
-        """What replaying these patches would compute for the last token, and what a full pass."""
+        """What replaying these patches would compute for the last token, and what a full pass.
+
+        Raises:
+            SiteError: the store does not hold what they start from.
+        """
         wanted = [self._wanted("logits")]
         runs = [self._run(one, wanted, [-1]) for one in _listed(patches)]
         lines, total, full = [], 0.0, 0.0
         by_layer = np.zeros((self.of.n_layer, 3))
         for _, one in self._batches(runs):
+            for layer, mask in enumerate(one.entered):
+                if mask.any():
+                    self.source.require(Site.RESID_PRE, layer)
             flops = plan_flops(one, self.of)
             by_layer += np.stack(
                 [

@@ -14,7 +14,7 @@ from residuum.analyses import run
 from residuum.analyses.binding_ids.lookup import prompts_of
 from residuum.analyses.binding_ids.params import Params
 from residuum.analyses.registry import answerable
-from residuum.errors import InputError, SelectionError
+from residuum.errors import ArgumentError, InputError, SelectionError
 from residuum.prompts.binding import TASKS, Draft, Item
 from residuum.prompts.binding.options import write
 from residuum.report import StoreCard, build, sections
@@ -121,6 +121,8 @@ def test_every_experiment_runs_or_says_why_not(store):
     same = run("binding_ids", store, experiments="transfer", tasks="CAPITALS,BIOS", attr_width=1)
     sources = ["CAPITALS", "BIOS", "ZEROS", "RANDOM"]
     assert same["transfer"]["source_task"].to_pylist() == sources
+    with pytest.raises(ArgumentError, match="transfer_target='CAPITAL' is none of the tasks BIOS"):
+        run("binding_ids", store, experiments="transfer", transfer_target="CAPITAL")
 
 
 def test_exchanging_nothing_is_the_plain_accuracy(store):

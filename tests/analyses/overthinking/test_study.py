@@ -155,6 +155,9 @@ def test_the_pattern_may_be_in_another_store(gpt2, tmp_path):
     other = residuum.capture(model, table.slice(0, 40), tmp_path / "o", sites=["pattern"])
     with pytest.raises(ArgumentError, match="not of the model and prompts"):
         run(stream, experiments="prefix_matching", pattern=str(other.path))
+    plain = residuum.capture(model, table.select(["text"]), tmp_path / "plain", sites=["pattern"])
+    with pytest.raises(ArgumentError, match=r"plain has no column prompt_id, .*: make prompts"):
+        run(stream, experiments="prefix_matching", pattern=str(plain.path))
 
 
 CASES = [

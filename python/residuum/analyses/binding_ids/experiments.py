@@ -47,6 +47,13 @@ class Study:
     model: dict[str, Any] = field(default_factory=dict)
     _deltas: dict[tuple[str, int], Deltas] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a target that there is no prompt of."""
+        target, tasks = self.params.transfer_target, sorted({one.task for one in self.groups})
+        if target is not None and target not in tasks:
+            message = f"transfer_target={target!r} is none of the tasks {', '.join(tasks)}"
+            raise ArgumentError(message)
+
     @property
     def promote(self) -> bool:
         """Whether attribute keys are moved to the last attribute's position."""

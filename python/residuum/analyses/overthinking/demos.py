@@ -73,6 +73,13 @@ def demo_table(
 def _chosen(
     store: "Store", datasets: tuple[str, ...] | None, settings: tuple[str, ...] | None
 ) -> pa.Table:
+    missing = [name for name in COLUMNS if name not in store.examples.schema.names]
+    if missing:
+        message = (
+            f"{store.path} has no column {', '.join(missing)}: make prompts with "
+            "residuum.prompts.demonstrations"
+        )
+        raise ArgumentError(message)
     examples = store.examples.to_table(columns=["example", *COLUMNS])
     for name, wanted in (("dataset", datasets), ("setting", settings)):
         if wanted is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from residuum.errors import InputError
 from residuum.prompts.binding.task import Item, Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,13 @@ def world(
         name: of the task; that of the kind by default.
         words: of the vocabulary, those that are drawn from; the first half of them is for
             estimating, the second for tests.
+
+    Raises:
+        InputError: there is no such kind.
     """
+    if kind not in WORLDS:
+        message = f"there is no world {kind!r}; there are {', '.join(WORLDS)}"
+        raise InputError(message)
     drawn = range(n_word) if words is None else words
     return Task(
         name or kind,

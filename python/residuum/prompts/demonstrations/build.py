@@ -67,10 +67,10 @@ def build(
         last of them: what `positions="column:…"` of a capture takes.
 
     Raises:
-        InputError: an unknown setting, fewer items than demonstrations, labels that begin with the
-            same token, or items too long for the context.
+        InputError: an unknown setting, no prompt, fewer items than demonstrations, labels that
+            begin with the same token, or items too long for the context.
     """
-    _check(dataset, n_demo, settings)
+    _check(dataset, n_prompt, n_demo, settings)
     rows: list[dict[str, Any]] = []
     for template in dataset.templates:
         limit = None
@@ -93,10 +93,13 @@ def build(
     return rows
 
 
-def _check(dataset: Dataset, n_demo: int, settings: Sequence[str]) -> None:
+def _check(dataset: Dataset, n_prompt: int, n_demo: int, settings: Sequence[str]) -> None:
     unknown = [setting for setting in settings if setting not in SETTINGS]
     if unknown:
         message = f"there is no setting {unknown[0]!r}; there are {', '.join(SETTINGS)}"
+        raise InputError(message)
+    if n_prompt < 1:
+        message = f"n_prompt={n_prompt}: a study needs 1 prompt or more"
         raise InputError(message)
     if not 1 <= n_demo <= len(dataset.items):
         message = (
