@@ -11,73 +11,24 @@ tokens patched at its last 50. The weights are random.
 """
 
 import argparse
-import shutil
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import residuum
 from capture import make_model
 from common import Case, Measured, interleaved
 from findings import Goal, Report, versions
+from pairs import N_TOKEN, pair, shapes, store_of
 from patchers import A, B, Cells, NNsight, Passes, lens_of, transformer_lens
 from residuum.replay import logit_diff
 
-WORK = Path(".cache/bench/patching")
-N_TOKEN, N_LONG, N_LAST = 20, 1000, 50
-N_WORD = 50257
+N_LONG, N_LAST = 1000, 50
 METRIC = logit_diff(A, B)
-
-
-def pair(n_token: int = N_TOKEN, seed: int = 0, same: int = 3) -> torch.Tensor:
-    """Ids of the clean and the corrupted prompt, `[2, token]`, alike before token `same`."""
-    ids = torch.randint(0, 5000, (2, n_token), generator=torch.Generator().manual_seed(seed))
-    ids[1, :same] = ids[0, :same]
-    return ids
-
-
-def shapes() -> dict[str, Callable[[], Any]]:
-    """Models by name."""
-
-    def gpt2() -> Any:  # noqa: ANN401
-        torch.manual_seed(0)
-        return GPT2LMHeadModel(GPT2Config(vocab_size=N_WORD)).eval()
-
-    def neox() -> Any:  # noqa: ANN401
-        torch.manual_seed(0)
-        config = GPTNeoXConfig(
-            vocab_size=N_WORD,
-            hidden_size=768,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            intermediate_size=3072,
-        )
-        return GPTNeoXForCausalLM(config).eval()
-
-    return {"GPT-2 small": gpt2, "GPT-NeoX 160m": neox}
-
-
-def store_of(model: Any, name: str, ids: torch.Tensor) -> residuum.Store:  # noqa: ANN401
-    """The activations of prompts, `[prompt, token]`."""
-    folder = WORK / name.replace(" ", "_")
-    shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder / "model")
-    _, tokenizer = make_model()
-    tokenizer.save_pretrained(folder / "model")
-    texts = [" ".join(f"w{i}" for i in row.tolist()) for row in ids]
-    return residuum.capture(
-        folder / "model",
-        texts,
-        folder / "run.residuum",
-        sites=["resid_pre", "resid_final", "z"],
-        device="cpu",
-    )
 
 
 def chosen(table: Any, cells: Cells, second: str) -> NDArray[Any]:  # noqa: ANN401
@@ -268,7 +219,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cells", type=int, default=24)
     options = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
     report = Report("patching", "Patch replay")
     report.introduce(__doc__)
     packages = ("torch", "transformers", "transformer-lens", "nnsight")
