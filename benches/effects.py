@@ -1,10 +1,10 @@
 """What else a store can spare: making keys of cached tokens, and blocks where effects are linear.
 
 A replay attends to keys and values of tokens that it does not compute. They are made from the
-stream, or read where `k` and `v` were captured. Patched are the last 50 of 1,000 tokens, and one
-pair of 20 tokens. Then 1,000 random subsets of the 157 components of GPT-2 small are mean-ablated
-in the direct effects on the last tokens of 100 prompts, once all shares have been read. The weights
-are random.
+stream, or read where `k` and `v` were captured. Patched are the last 50 of 1,000 tokens, the last
+one in one layer, and a pair of 20 tokens. Then 1,000 random subsets of the components of GPT-2
+small are mean-ablated in the direct effects on the last tokens of 100 prompts, once all shares have
+been read. The weights are random.
 
     python benches/effects.py [--rounds 5]
 """
@@ -38,16 +38,24 @@ def size_of(store: residuum.Store) -> float:
 def keys(report: Report, make: Callable[[], Any], rounds: int) -> None:
     """Sweeps of the residual stream, with and without stored keys and values."""
     rows = []
-    for n_token, first in ((1000, 950), (20, 0)):
+    for title, n_token, first, layers in (
+        ("1,000 tokens, the last 50 patched", 1000, 950, range(12)),
+        ("1,000 tokens, one patch of the last", 1000, 999, [0]),
+        ("20 tokens, all patched", 20, 0, range(12)),
+    ):
         ids = pair(n_token, same=max(first, 3))
         stores = {
             name: store_of(make(), name, ids, sites)
-            for name, sites in (("from the stream", SITES), ("stored", (*SITES, "k", "v")))
+            for name, sites in (("made", SITES), ("read", (*SITES, "k", "v")))
         }
         tokens = list(range(first, n_token))
         sweeps = {
             name: partial(
-                residuum.replay(store).sweep, "resid_pre", 0, 1, metric=METRIC, tokens=tokens
+                residuum.replay(store).sweep,
+                *("resid_pre", 0, 1),
+                metric=METRIC,
+                layers=layers,
+                tokens=tokens,
             )
             for name, store in stores.items()
         }
@@ -55,11 +63,9 @@ def keys(report: Report, make: Callable[[], Any], rounds: int) -> None:
         np.testing.assert_allclose(made, read, atol=1e-4)
         found = interleaved({name: Case(sweep) for name, sweep in sweeps.items()}, rounds)
         for name, store in stores.items():
-            each = found[name].median / (12 * len(tokens))
-            rows.append(
-                [f"{n_token} tokens", name, f"{1e3 * each:.2f}", f"{size_of(store) / 1e3:.0f} kB"]
-            )
-    report.table(["prompt", "keys and values", "ms a patch", "bytes a token"], rows)
+            each = found[name].median / len(made)
+            rows.append([title, name, f"{1e3 * each:.2f}", f"{size_of(store) / 1e3:.0f} kB"])
+    report.table(["prompt", "keys and values are", "ms a patch", "bytes a token"], rows)
 
 
 def direct(report: Report, make: Callable[[], Any], rounds: int) -> None:
