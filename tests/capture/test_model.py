@@ -156,6 +156,8 @@ def test_the_wrong_kind_of_input(tmp_path):
         ("opt", {"do_layer_norm_before": False}, "norms behind each branch"),
         ("opt", {"word_embed_proj_dim": 20}, "embeddings are 20 wide"),
         ("opt", {"layer_norm_elementwise_affine": False}, "norms have no weights"),
+        ("phi", {"qk_layernorm": True}, "norms queries and keys of each head"),
+        ("bert", {"is_decoder": True}, "looks at earlier tokens alone"),
     ],
 )
 def test_blocks_unlike_those_of_the_family_are_refused(name, settings, said):

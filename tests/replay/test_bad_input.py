@@ -37,6 +37,10 @@ PATCHES = {
     "rows are a list of whole numbers, not '1'": Patch("z", "1", 1),
     "rows are a list of whole numbers, not None": Patch("z", None, 1),
     "layers are a list of whole numbers, not 1.5": Patch("z", [1], 1.5),
+    "a layer is named twice among": Patch("z", [1], [1, 1]),
+    "no numbers that numpy can read: Can't call": Patch(
+        "z", [1], 1, value=torch.zeros(1, 5, 7, requires_grad=True)
+    ),
     "the list of layers is empty": Patch("z", [1], []),
     "the list of heads is empty": Patch("z", [1], 1, []),
     "heads are a list of whole numbers": Patch("z", [1], 1, "1"),
@@ -101,6 +105,8 @@ def test_calls(opened, says):
 
 
 def test_metrics():
+    with pytest.raises(ArgumentError, match="'a' is none"):
+        expression("a", [7])
     for make in (lambda: logit(-1), lambda: rank("w3"), lambda: logit_diff([1], 2)):
         with pytest.raises(ArgumentError, match="token id"):
             make()
@@ -120,6 +126,8 @@ def test_what_is_no_store(opened, tmp_path):
     ):
         with pytest.raises(ArgumentError, match="open it with"):
             call()
+    with pytest.raises(ArgumentError, match="`model` is the folder of the captured model's"):
+        residuum.replay(store, model=object())
     with pytest.raises(ArgumentError, match="torch cannot use the device 'foo'"):
         residuum.replay(store, device="foo")
     (tmp_path / "empty").mkdir()

@@ -210,6 +210,59 @@ def test_many_pairs_are_as_one_by_one(opened):
     assert both["clean"].to_pylist() == one["clean"].to_pylist() + two["clean"].to_pylist()
 
 
+def test_pairs_with_answers_of_their_own(opened):
+    _, replay, _ = opened
+    pairs = {"clean": [0, 1], "corrupted": [2, 0]}
+    metrics = [logit_diff(4, 9), logit_diff(3, 7)]
+    both = replay.sweep("resid_pre", **pairs, metric=metrics)["logit_diff"].to_numpy()
+    for number, metric in enumerate(metrics):
+        alone = replay.sweep("resid_pre", **pairs, metric=metric)["logit_diff"].to_numpy()
+        mine = slice(0, len(both) // 2) if number == 0 else slice(len(both) // 2, None)
+        np.testing.assert_allclose(both[mine], alone[mine], rtol=1e-5, atol=1e-6)
+    sent = replay.paths(**pairs, metric=metrics)
+    alone = replay.paths(clean=1, corrupted=0, metric=metrics[1])
+    np.testing.assert_allclose(
+        sent.filter(pc.field("clean") == 1)["logit_diff"], alone["logit_diff"], atol=1e-5
+    )
+    with pytest.raises(ArgumentError, match="3 metrics for 2 pairs: give one, or one for each"):
+        replay.sweep("z", **pairs, metric=[*metrics, metrics[0]])
+    with pytest.raises(ArgumentError, match="have one name, not logit_diff, prob"):
+        replay.sweep("z", **pairs, metric=[metrics[0], prob(3)])
+
+
+@pytest.mark.parametrize(
+    ("value", "edit"),
+    [(None, {}), (Scale(0.5), {"scale": 0.5}), (Add(2.0), {"scale": 1.0, "shift": 2.0})],
+)
+def test_ablations_are_a_pass_for_each_cell(opened, value, edit):
+    _, replay, oracle = opened
+    table = replay.ablate("z", [2, 0], value=value, metric=logit_diff(4, 9))
+    assert table.column_names == ["example", "layer", "head", "logit_diff", "logit_diff_unpatched"]
+    shape = stored(oracle, "z", 0, 0)[:, [0]].shape
+    for row in table.to_pylist():
+        more = dict(edit)
+        if "shift" in more:
+            more["shift"] = np.full(shape, more["shift"])
+        put = at(row["layer"], list(range(5)), heads=[row["head"]], **more)
+        want = logits(oracle, row["example"], [put])[-1]
+        np.testing.assert_allclose(row["logit_diff"], want[4] - want[9], rtol=1e-4, atol=5e-5)
+        plain = logits(oracle, row["example"], [])[-1]
+        assert row["logit_diff_unpatched"] == pytest.approx(plain[4] - plain[9], abs=5e-5)
+
+
+def test_ablations_of_tokens_by_their_mean(opened):
+    _, replay, _ = opened
+    over = ("layer", "token")
+    table = replay.ablate("mlp_out", 2, over, value=Mean(), tokens=[1, 3], metric=logit_diff(4, 9))
+    place = replay.resolver.example_of(2).first_row
+    for row in table.to_pylist():
+        patch = Patch("mlp_out", [place + row["token"]], row["layer"], value=Mean())
+        (got,) = replay.run([patch], tokens=[-1])
+        want = got["logits"][0, 4] - got["logits"][0, 9]
+        assert row["logit_diff"] == pytest.approx(want, abs=2e-5)
+    assert set(table["token"].to_pylist()) == {1, 3}
+
+
 def test_a_small_budget_changes_nothing(opened):
     store, replay, _ = opened
     settings = {"clean": 0, "corrupted": 2, "metric": logit_diff(4, 9)}

@@ -111,6 +111,10 @@ class DirectEffects:
                 message = f"the subsets are {list(matrix.shape)}, but there are {n} components"
                 raise ArgumentError(message)
             return matrix
+        bare = next((one for one in listed if np.ndim(one) == 0), None)
+        if bare is not None:
+            message = f"a subset is a list of components, not {bare!r}"
+            raise ArgumentError(message)
         lists = [whole("components", one) if len(one) else _NONE for one in listed]
         chosen = np.zeros((len(lists), n), bool)
         for row, numbers in zip(chosen, lists, strict=True):

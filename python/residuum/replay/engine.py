@@ -15,13 +15,13 @@ from residuum.replay.cost import full_flops, plan_flops
 from residuum.replay.edit import changing
 from residuum.replay.metrics import check_metric
 from residuum.replay.numbers import single
-from residuum.replay.patch import Patch
+from residuum.replay.patch import Patch, Zero
 from residuum.replay.paths import Mlps, Receiver, paths
 from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout, readout
 from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
-from residuum.replay.sweep import COLUMNS, sweep
+from residuum.replay.sweep import COLUMNS, ablate, sweep
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from residuum.replay.edit import Edit
     from residuum.replay.executor import Executor, Found
     from residuum.replay.metrics import Metric
+    from residuum.replay.patch import Value
     from residuum.store import Store
 
 Asked: TypeAlias = "str | tuple[str, int]"
@@ -134,7 +135,7 @@ class Replay:
         corrupted: int | Sequence[int],
         over: Sequence[str] = ("layer", "token"),
         *,
-        metric: Metric,
+        metric: Metric | Sequence[Metric],
         layers: Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
         at: int = -1,
@@ -147,7 +148,7 @@ class Replay:
             corrupted: of the one that they are put into; as many, each as long as its partner.
             over: "layer", with "token" or "head" or both. Without "token" all tokens are patched
                 at once, without "head" all heads.
-            metric: of the logits at one token.
+            metric: of the logits at one token; or one for each pair, such as its own answer's.
             layers: that are patched; all by default.
             tokens: that are patched; all by default.
             at: the token whose logits count; the last by default.
@@ -158,6 +159,37 @@ class Replay:
         """
         return sweep(self, site, clean, corrupted, over, metric, layers, tokens, at)
 
+    def ablate(
+        self,
+        site: str,
+        examples: int | Sequence[int],
+        over: Sequence[str] = ("layer", "head"),
+        *,
+        value: Value | None = None,
+        metric: Metric | Sequence[Metric],
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        at: int = -1,
+    ) -> pa.Table:
+        """Put something in the place of each cell: zeros, the mean, other rows' values.
+
+        Args:
+            site: that is ablated, such as `z`.
+            examples: number of the example, or several.
+            over: the axes of a cell: `layer`, and `token` or `head`.
+            value: of a patch, for all cells alike: `Zero()` by default, `Mean()`, `Scale(0.5)`, …
+            metric: of the logits at one token; or one for each example.
+            layers: that are ablated; all by default.
+            tokens: that are ablated; all by default.
+            at: the token whose logits count; the last by default.
+
+        Returns:
+            a row for each example and cell: example, layer, token, head, the metric under its name,
+            and what it is unpatched.
+        """
+        value = Zero() if value is None else value
+        return ablate(self, site, examples, over, value, metric, layers, tokens, at)
+
     def paths(
         self,
         clean: int | Sequence[int],
@@ -165,7 +197,7 @@ class Replay:
         receivers: Sequence[Receiver] = (),
         senders: Sequence[tuple[int, int]] | None = None,
         *,
-        metric: Metric,
+        metric: Metric | Sequence[Metric],
         mlps: Mlps = "computed",
         tokens: Sequence[int] | None = None,
         at: int = -1,
@@ -177,7 +209,7 @@ class Replay:
             corrupted: of the one that they send into; as many, each as long as its partner.
             receivers: where paths end, all together; without any at the logits (direct effects).
             senders: (layer, head) of each; by default all heads before the last receiver.
-            metric: of the logits at one token.
+            metric: of the logits at one token; or one for each pair.
             mlps: between sender and receiver: "computed", so that paths go through them, or
                 "frozen" as in the corrupted run, which needs `mlp_out`.
             tokens: at which the sender sends; all by default.

@@ -105,6 +105,9 @@ def expression(what: pc.Expression, tokens: Sequence[int], name: str = "expressi
     `expression(pc.field("logit_7") - pc.field("clean_7"), [7])`; `name` is that of its column.
     """
     ids = _tokens(*whole("tokens", tokens))
+    if not isinstance(what, pa.compute.Expression):
+        message = f"an Arrow expression is made by pyarrow.compute.field and such; {what!r} is none"
+        raise ArgumentError(message)
 
     def of(x: Floats, clean: Floats) -> Floats:
         columns = {f"logit_{token}": x[:, i] for i, token in enumerate(ids)}

@@ -62,6 +62,9 @@ def real(what: str, values: ArrayLike) -> NDArray[Any]:
     except (ValueError, TypeError) as error:
         message = f"{what} are real numbers, not {values!r}"
         raise ArgumentError(message) from error
+    except RuntimeError as error:  # of a tensor that asks for a gradient, or is on a device
+        message = f"{what} are no numbers that numpy can read: {error}"
+        raise ArgumentError(message) from error
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         message = f"{what} are real numbers, not {values!r}"
         raise ArgumentError(message)

@@ -114,7 +114,11 @@ def _kit(executor: str, of: Architecture, weights: Weights, device: str, dtype: 
 
 def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:
     if model is not None:
-        folder = Path(model).expanduser()
+        try:
+            folder = Path(model).expanduser()
+        except TypeError as error:
+            message = f"`model` is the folder of the captured model's weights, not {model!r}"
+            raise ArgumentError(message) from error
         if not folder.is_dir():
             message = f"there is no model folder {folder}"
             raise ModelError(message)

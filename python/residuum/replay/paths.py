@@ -19,7 +19,7 @@ from residuum.replay.edit import Edit
 from residuum.replay.numbers import single
 from residuum.replay.plan import Read, Run
 from residuum.replay.resolve import positions
-from residuum.replay.sweep import Pair, metric_columns, pairs
+from residuum.replay.sweep import Pair, metric_columns, metrics_of, pairs
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ class _Question:
 
     receivers: list[Receiver]
     senders: list[tuple[int, int]]
-    metric: Metric
     mlps: Mlps
     tokens: Sequence[int] | None
     at: int
@@ -67,7 +66,7 @@ def paths(
     corrupted: int | Sequence[int],
     receivers: Sequence[Receiver],
     senders: Sequence[tuple[int, int]] | None,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     mlps: Mlps,
     tokens: Sequence[int] | None,
     at: int,
@@ -76,13 +75,14 @@ def paths(
     if mlps not in ("computed", "frozen"):
         message = f"MLPs between sender and receiver are computed or frozen, not {mlps!r}"
         raise ArgumentError(message)
-    replay.check_metric(metric)
     at = single("the token `at`", at)
+    every = pairs(replay, clean, corrupted)
+    metrics = metrics_of(replay, metric, every)
     _check_receivers(replay, receivers)
     last = max((one.layer for one in receivers), default=replay.of.n_layer)
-    question = _Question(list(receivers), _senders(replay, senders, last), metric, mlps, tokens, at)
+    question = _Question(list(receivers), _senders(replay, senders, last), mlps, tokens, at)
     return pa.concat_tables(
-        [_pair(replay, pair, question) for pair in pairs(replay, clean, corrupted)]
+        [_pair(replay, pair, question, of) for pair, of in zip(every, metrics, strict=True)]
     )
 
 
@@ -130,7 +130,7 @@ def _senders(
     return list(senders)
 
 
-def _pair(replay: Replay, pair: Pair, question: _Question) -> pa.Table:
+def _pair(replay: Replay, pair: Pair, question: _Question, metric: Metric) -> pa.Table:
     sent = [_sent(replay, pair, sender, question) for sender in question.senders]
     found = replay.execute(sent)
     if question.receivers:
@@ -141,9 +141,7 @@ def _pair(replay: Replay, pair: Pair, question: _Question) -> pa.Table:
         "head": np.array([head for _, head in question.senders], np.int64),
     }
     streams = [one[last] for one in found]
-    return metric_columns(
-        replay, pair, columns, streams, np.arange(len(sent)), question.metric, question.at
-    )
+    return metric_columns(replay, pair, columns, streams, np.arange(len(sent)), metric, question.at)
 
 
 def _sent(replay: Replay, pair: Pair, sender: tuple[int, int], question: _Question) -> Run:

@@ -190,12 +190,16 @@ class Resolver:
 
         Raises:
             SiteError: one that the model does not have.
+            SelectionError: one that is named twice.
         """
         layers = np.arange(self.of.n_layer) if wanted is None else whole("layers", wanted)
         wrong = layers[(layers < 0) | (layers >= self.of.n_layer)]
         if len(wrong):
             message = f"layer {wrong[0]} is not in the model: it has {self.of.n_layer}, from 0"
             raise SiteError(message)
+        if len(set(layers.tolist())) < len(layers):
+            message = f"a layer is named twice among {layers.tolist()}"
+            raise SelectionError(message)
         return layers
 
     def heads(self, site: Site, wanted: int | ArrayLike | None) -> NDArray[np.int64] | None:

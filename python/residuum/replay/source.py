@@ -117,10 +117,12 @@ class Source:
 
     def missing(self, site: Site, layer: int) -> SiteError:
         """The error for what was not captured: what would do, and how to capture it."""
-        ways = [" with ".join(_named(s, at) for _, s, at in way) for way in self._ways(site, layer)]
+        _, *others = self._ways(site, layer)
+        ways = [" with ".join(_named(s, at) for _, s, at in way) for way in others]
+        instead = f" {' or '.join(ways)} would do as well." if ways else ""
         message = (
-            f"{self.store.path} does not hold {_named(site, layer)}, which this replay reads: "
-            f"{' or '.join(ways)} would do. Add it with `residuum capture … --append --site {site}`"
+            f"{self.store.path} does not hold {_named(site, layer)}, which this replay reads."
+            f"{instead} Add it with `residuum capture … --append --site {site}`"
         )
         return SiteError(message)
 

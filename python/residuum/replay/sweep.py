@@ -11,6 +11,7 @@ import pyarrow as pa
 from residuum.errors import ArgumentError
 from residuum.replay.edit import Edit, changing
 from residuum.replay.numbers import single, whole
+from residuum.replay.patch import Patch
 from residuum.replay.plan import Read, Run
 from residuum.replay.resolve import positions
 from residuum.sites import Site
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
     from residuum.replay.engine import Replay
     from residuum.replay.metrics import Metric
+    from residuum.replay.patch import Value
     from residuum.replay.resolve import Example
 
 AXES = ("layer", "token", "head")
-COLUMNS = ("clean", "corrupted", *AXES)
+COLUMNS = ("clean", "corrupted", "example", *AXES)
 """Of the tables, beside the metric's."""
 
 
@@ -88,8 +90,9 @@ def cells(
     layers: NDArray[np.int64],
     tokens: NDArray[np.int64],
     at: NDArray[np.int64],
+    value: Value | None,
 ) -> Cells:
-    """The patches of one pair: the clean example's values, put into the corrupted one.
+    """The patches of one pair: the clean example's values, or `value`, put into the corrupted one.
 
     A cell that would put in place what is there already has no run.
     """
@@ -103,9 +106,11 @@ def cells(
         columns["head"] = heads[grid[2]]
     runs, place = [], []
     last = Read(Site.RESID_POST, replay.of.n_layer - 1, at)
-    for number, edit in enumerate(
-        _edits(replay, pair, site, layers, tokens, heads, "token" in over)
-    ):
+    if value is None:
+        edits = _edits(replay, pair, site, layers, tokens, heads, "token" in over)
+    else:
+        edits = _put(replay, pair, site, layers, tokens, heads, "token" in over, value)
+    for number, edit in enumerate(edits):
         if edit is not None:
             runs.append(Run(pair.target.first_row, pair.target.n_token, [edit], [last]))
             place.append(number)
@@ -131,6 +136,25 @@ def _edits(
                 yield _edit(site, layer, tokens, chosen, int(head), values, there)
 
 
+def _put(
+    replay: Replay,
+    pair: Pair,
+    site: Site,
+    layers: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    heads: NDArray[np.int64],
+    by_token: bool,  # noqa: FBT001
+    value: Value,
+) -> Iterator[Edit | None]:
+    rows = tokens + pair.target.first_row
+    for layer in map(int, layers):
+        for some in rows[:, None] if by_token else rows[None]:
+            for head in heads:
+                of = None if head < 0 else [int(head)]
+                (edit,) = replay.resolver.edits(Patch(site, some, layer, of, value))[1]
+                yield edit
+
+
 def _edit(
     site: Site,
     layer: int,
@@ -150,19 +174,78 @@ def _edit(
     return edit if there is None else changing(edit, pick(there))
 
 
+def metrics_of(
+    replay: Replay, metric: Metric | Sequence[Metric], pairs: Sequence[Pair]
+) -> list[Metric]:
+    """A metric for each pair: one for all of them, or a list.
+
+    Raises:
+        ArgumentError: they cannot be computed, have several names, or are not as many as the pairs.
+    """
+    every: list[Any] = list(metric) if isinstance(metric, list | tuple) else [metric] * len(pairs)
+    for one in every:
+        replay.check_metric(one)
+    if len(every) != len(pairs):
+        message = f"{len(every)} metrics for {len(pairs)} pairs: give one, or one for each pair"
+        raise ArgumentError(message)
+    names = sorted({one.name for one in every})
+    if len(names) > 1:
+        message = f"the metrics of one table have one name, not {', '.join(names)}"
+        raise ArgumentError(message)
+    return every
+
+
 def sweep(
     replay: Replay,
     site: str,
     clean: int | Sequence[int],
     corrupted: int | Sequence[int],
     over: Sequence[str],
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     layers: Sequence[int] | None,
     tokens: Sequence[int] | None,
     at: int,
 ) -> pa.Table:
     """See `Replay.sweep`."""
-    replay.check_metric(metric)
+    every = pairs(replay, clean, corrupted)
+    return _swept(replay, site, every, over, metric, layers, tokens, at, None)
+
+
+def ablate(
+    replay: Replay,
+    site: str,
+    examples: int | Sequence[int],
+    over: Sequence[str],
+    value: Value,
+    metric: Metric | Sequence[Metric],
+    layers: Sequence[int] | None,
+    tokens: Sequence[int] | None,
+    at: int,
+) -> pa.Table:
+    """See `Replay.ablate`."""
+    every = []
+    for number in map(int, whole("examples", examples)):
+        place = replay.resolver.example_of(number)
+        every.append(Pair(number, number, place, place))
+    table = _swept(replay, site, every, over, metric, layers, tokens, at, value)
+    _, example, *axes, name, _, unpatched = table.column_names
+    table = table.select([example, *axes, name, unpatched])
+    return table.rename_columns(["example", *axes, name, f"{name}_unpatched"])
+
+
+def _swept(
+    replay: Replay,
+    site: str,
+    every: Sequence[Pair],
+    over: Sequence[str],
+    metric: Metric | Sequence[Metric],
+    layers: Sequence[int] | None,
+    tokens: Sequence[int] | None,
+    at: int,
+    value: Value | None,
+) -> pa.Table:
+    """A row for each cell of each pair."""
+    metrics = metrics_of(replay, metric, every)
     at = single("the token `at`", at)
     where = replay.resolver.site(site)
     wrong = [axis for axis in over if axis not in AXES]
@@ -174,18 +257,18 @@ def sweep(
         raise ArgumentError(message)
     chosen = replay.resolver.layers(layers)
     found, all_runs = [], []
-    for pair in pairs(replay, clean, corrupted):
+    for pair in every:
         n_token = pair.target.n_token
         mine, last = positions(tokens, n_token), positions(at, n_token)
-        one = cells(replay, pair, where, over, chosen, mine, last)
+        one = cells(replay, pair, where, over, chosen, mine, last, value)
         found.append((pair, one))
         all_runs += one.runs
     streams = replay.streams(all_runs)
     tables, begin = [], 0
-    for pair, one in found:
+    for (pair, one), of in zip(found, metrics, strict=True):
         end = begin + len(one.runs)
         tables.append(
-            metric_columns(replay, pair, one.columns, streams[begin:end], one.place, metric, at)
+            metric_columns(replay, pair, one.columns, streams[begin:end], one.place, of, at)
         )
         begin = end
     return pa.concat_tables(tables)

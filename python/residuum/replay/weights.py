@@ -91,7 +91,9 @@ class Weights:
     def _at(self, layer: int, module: str, name: str) -> NDArray[Any]:
         key = f"{self._prefix.format(layer=layer)}.{module}.{name}"
         if key not in self._tensors:
-            message = f"the model's files hold no tensor {key}"
+            message = (
+                f"the model's files hold no tensor {key}: they are not those of the captured model"
+            )
             raise ModelError(message)
         return self._tensors[key]()
 
@@ -164,7 +166,10 @@ def _prefix(tensors: Mapping[str, Any], of: Architecture) -> str:
             # Only the number of the layer is left to fill in, which is the path's last part.
             return f"{there.rpartition('.')[0]}.{{layer}}" if "." in there else "{layer}"
         if near or "." not in first.partition(".")[2]:
-            message = f"the model's files hold no tensor {path.format(layer=0)}{tail}"
+            message = (
+                f"the model's files hold no tensor {path.format(layer=0)}{tail}: they are not "
+                "those of the captured model"
+            )
             raise ModelError(message)
         first = first.partition(".")[2]
 

@@ -108,11 +108,13 @@ def test_every_experiment_runs_or_says_why_not(store):
     folder = store.capture["model_folder"]
     n_params = GPT2LMHeadModel.from_pretrained(folder).num_parameters()  # tied ones count once
     assert set(found["cyclic"]["n_params"].to_pylist()) == {n_params}
-    # Capitals and one-hop have other widths of attributes.
+    # Of the other sources only one-hop has other widths of attributes than capitals.
+    sources = set(found["transfer"]["source_task"].to_pylist())
+    assert sources == {one for one in ASKED[:-1] if one != "ONEHOP"} | {"ZEROS", "RANDOM"}
     reasons = {
         (row["experiment"], row["task"]): row["reason"] for row in found["skipped"].to_pylist()
     }
-    assert "other widths" in reasons["transfer", "CAPITALS"]
+    assert "from ONEHOP: its widths are not" in reasons["transfer", "CAPITALS"]
     page = build(StoreCard.of(store.info()), [found])
     assert "Swaps: ONEHOP, 3 entities" in page
     assert "Multiple choice: MCQ" in page

@@ -10,12 +10,20 @@ from replay.oracle import Captured
 
 import residuum
 from residuum.analyses.overthinking import metrics, run
+from residuum.analyses.overthinking import study as study_module
 from residuum.analyses.overthinking.ablations import _streams
 from residuum.analyses.overthinking.cases import Case, Editor
 from residuum.analyses.overthinking.lens import Lens
 from residuum.analyses.overthinking.params import Params
 from residuum.analyses.overthinking.study import Study
-from residuum.errors import ArgumentError, InputError, ModelError, SelectionError, SiteError
+from residuum.errors import (
+    ArgumentError,
+    InputError,
+    ModelError,
+    SelectionError,
+    SiteError,
+    StoreError,
+)
 from residuum.replay.edit import Edit
 from residuum.sites import Site
 
@@ -156,8 +164,17 @@ def test_the_pattern_may_be_in_another_store(gpt2, tmp_path):
     with pytest.raises(ArgumentError, match="not of the model and prompts"):
         run(stream, experiments="prefix_matching", pattern=str(other.path))
     plain = residuum.capture(model, table.select(["text"]), tmp_path / "plain", sites=["pattern"])
+    with pytest.raises(StoreError, match="nowhere"):
+        run(stream, pattern=str(tmp_path / "nowhere"))
     with pytest.raises(ArgumentError, match=r"plain has no column prompt_id, .*: make prompts"):
         run(stream, experiments="prefix_matching", pattern=str(plain.path))
+
+
+def test_a_model_of_few_heads_has_the_other_ablations(gpt2, monkeypatch):
+    monkeypatch.setattr(study_module.matching, "ranked", lambda *_: [(0, 1), (1, 2), (1, 3)])
+    study = Study(gpt2, Params())
+    assert study._heads() == []
+    assert [row["reason"] for row in study.skipped] == ["n_heads=5, but the model has 3 heads"]
 
 
 CASES = [

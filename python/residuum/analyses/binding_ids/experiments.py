@@ -124,16 +124,19 @@ def _transfer(study: Study, prompts: Prompts) -> Made:
     rng = np.random.default_rng(study.params.seed)
     given = [(one.task, study.deltas(one)) for one in sources]
     given += [("ZEROS", own.zeros()), ("RANDOM", own.random(rng))]
+    fitting = []
     for name, source in given:
         shapes = [{c: v.shape for c, v in one.by.items()} for one in (own, source)]
-        if shapes[0] != shapes[1]:
-            message = f"{name} and {target} have other widths: set entity_width and attr_width"
-            raise Unsuited(message)
+        if shapes[0] == shapes[1]:
+            fitting.append((name, source))
+        else:
+            reason = f"from {name}: its widths are not those of {target} (entity_width, attr_width)"
+            yield "skipped", [{"experiment": "transfer", "reason": reason}]
     yield (
         "transfer",
         [
             transfer(study.subject, prompts, own, source, name, promote=study.promote)
-            for name, source in given
+            for name, source in fitting
         ],
     )
 

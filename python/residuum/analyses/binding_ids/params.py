@@ -35,7 +35,8 @@ class Params:
     )
     promote_attr_keys: bool | None = param(
         None,
-        "move all attribute keys to the last attribute's position where attributes are changed; "
+        "move all attribute keys to the last attribute's position where differences are added "
+        "to attributes; "
         "none is: where positions are rotary",
     )
     position_by: str | None = param(

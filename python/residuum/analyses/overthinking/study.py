@@ -245,7 +245,10 @@ class Study:
             chosen = order[:n]
             if len(chosen) < n:
                 message = f"n_heads={n}, but the model has {len(order)} heads"
-                raise ArgumentError(message)
+                if self.params.n_heads != Params().n_heads:
+                    raise ArgumentError(message)
+                self.skip("ablations", message)
+                continue
             made.append(Case("pm_heads", heads=tuple(chosen)))
             try:
                 for seed in self.params.seeds:
@@ -266,14 +269,20 @@ def done(study: Study, experiment: str) -> Rows:
     """The rows of one part; none where it was not asked for.
 
     Raises:
-        ResiduumError: what it needs is missing, and it was asked for by name.
+        ResiduumError: what it needs is missing, and it, or the place of that, was named.
     """
     if not study.params.wants(experiment):
         return []
     try:
         rows: Rows = getattr(study, experiment)()
     except MISSING as error:
-        if study.params.experiments is not None:
+        params = study.params
+        places = {
+            "prefix_matching": params.pattern,
+            "ablations": params.model,
+            "label_copying": params.model,
+        }
+        if params.experiments is not None or places.get(experiment) is not None:
             raise
         study.skip(experiment, error)
         return []

@@ -15,6 +15,12 @@ def _roberta_context(config: Config) -> int:
     return length
 
 
+def _unlike(config: Config) -> str | None:
+    if config.is_decoder:
+        return "it looks at earlier tokens alone (is_decoder is true), as no encoder does"
+    return None
+
+
 BERT = Adapter(
     family="bert",
     kind="text",
@@ -31,6 +37,7 @@ BERT = Adapter(
         "RobertaModel": {"add_pooling_layer": False},
     },
     heads=frozenset({"BertForMaskedLM", "RobertaForMaskedLM"}),
+    unlike=_unlike,
     blocks="encoder.layer",
     attention="attention.self",
     q=Tap("attention.self.query", "output"),

@@ -3,6 +3,12 @@
 from residuum.capture.adapters.base import Adapter, Config, Tap
 
 
+def _unlike(config: Config) -> str | None:
+    if config.qk_layernorm:
+        return "it norms queries and keys of each head (qk_layernorm is true)"
+    return None
+
+
 def _parallel(_config: Config) -> bool:
     return True
 
@@ -13,6 +19,7 @@ PHI = Adapter(
     model_types={"phi": "PhiModel"},
     models={"PhiForCausalLM": "model", "PhiModel": ""},
     heads=frozenset({"PhiForCausalLM"}),
+    unlike=_unlike,
     blocks="layers",
     attention="self_attn",
     q=Tap("self_attn.q_proj", "output"),
