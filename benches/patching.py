@@ -5,7 +5,8 @@ a full pass of the model for each patch, 20 patches in one batch, TransformerLen
 `get_act_patch_*`, nnsight's traces one by one and 20 in a batch. The metric is a logit difference
 at the last token. residuum sweeps every cell; the others a part, which is drawn once, and are
 compared by the time of a patch. Then 100 pairs in one sweep beside one pair, and a prompt of 1,000
-tokens patched at its last 50. The weights are random.
+tokens patched at its last 50. The weights are random. residuum's batches keep to the default budget
+of 1 GB (`tests/replay/test_memory.py` measures peaks in processes of their own).
 
     python benches/patching.py [--rounds 5] [--cells 24]
 """
@@ -129,15 +130,18 @@ def heads(report: Report, name: str, make: Any, n_cell: int, rounds: int) -> Non
 def many_pairs(report: Report, name: str, make: Any, rounds: int) -> None:  # noqa: ANN401
     """100 pairs in one sweep beside one, over three layers."""
     ids = torch.cat([pair(seed=seed) for seed in range(100)])
-    replay = residuum.replay(store_of(make(), name, ids))
+    store = store_of(make(), name, ids)
+    replays = {kind: residuum.replay(store, executor=kind) for kind in ("rust", "torch")}
     layers = (0, 6, 11)
 
-    def swept(n: int) -> Any:  # noqa: ANN401
+    def swept(n: int, kind: str = "rust") -> Any:  # noqa: ANN401
         clean = list(range(0, 2 * n, 2))
         corrupted = [one + 1 for one in clean]
-        return replay.sweep("resid_pre", clean, corrupted, metric=METRIC, layers=layers)
+        return replays[kind].sweep("resid_pre", clean, corrupted, metric=METRIC, layers=layers)
 
     one, every = swept(1), swept(100)
+    theirs = swept(100, "torch")["logit_diff"].to_numpy()
+    agree("torch", theirs, every["logit_diff"].to_numpy())
     agree("100 pairs", every["logit_diff"].to_numpy()[: one.num_rows], one["logit_diff"].to_numpy())
     n_cell = len(layers) * N_TOKEN
     table(
@@ -145,9 +149,10 @@ def many_pairs(report: Report, name: str, make: Any, rounds: int) -> None:  # no
         f"100 pairs, {name}",
         {
             "residuum": (Case(lambda: swept(100)), 100 * n_cell),
+            "residuum, torch": (Case(lambda: swept(100, "torch")), 100 * n_cell),
             "one pair": (Case(lambda: swept(1)), n_cell),
         },
-        [Goal("one pair", ("one pair",), 1)],
+        [Goal("one pair", ("one pair",), 1), Goal("its torch executor", ("residuum, torch",), 1)],
         rounds,
     )
 
@@ -155,7 +160,8 @@ def many_pairs(report: Report, name: str, make: Any, rounds: int) -> None:  # no
 def long_prompt(report: Report, name: str, make: Any, n_cell: int, rounds: int) -> None:  # noqa: ANN401
     """The last positions of a long prompt, which differs only there."""
     ids = pair(N_LONG, same=N_LONG - N_LAST)
-    ours = residuum.replay(store_of(make(), name, ids))
+    store = store_of(make(), name, ids)
+    replays = {kind: residuum.replay(store, executor=kind) for kind in ("rust", "torch")}
     passes = Passes(make(), ids)
     tokens = list(range(N_LONG - N_LAST, N_LONG))
     rng = np.random.default_rng(2)
@@ -164,26 +170,31 @@ def long_prompt(report: Report, name: str, make: Any, n_cell: int, rounds: int) 
         for i in rng.choice(12 * N_LAST, max(n_cell // 4, 2), replace=False)
     ]
 
-    def swept() -> Any:  # noqa: ANN401
-        return ours.sweep("resid_pre", 0, 1, metric=METRIC, tokens=tokens)
+    def swept(kind: str = "rust") -> Any:  # noqa: ANN401
+        return replays[kind].sweep("resid_pre", 0, 1, metric=METRIC, tokens=tokens)
 
     with lens_of(make(), make_model()[1]) as bridge:
         lens = transformer_lens(bridge, ids)["residual"]
         want = passes.residual(some, batched=False)
-        agree("residuum", chosen(swept(), some, "token"), want)
+        for kind in replays:
+            agree(kind, chosen(swept(kind), some, "token"), want)
         agree("TransformerLens", lens(some), want)
         table(
             report,
             f"the last 50 of 1,000 tokens, {name}",
             {
                 "residuum": (Case(swept), 12 * N_LAST),
+                "residuum, torch": (Case(lambda: swept("torch")), 12 * N_LAST),
                 "a full pass each": (
                     Case(lambda: passes.residual(some, batched=False)),
                     len(some),
                 ),
                 "TransformerLens": (Case(lambda: lens(some)), len(some)),
             },
-            [Goal("TransformerLens", ("TransformerLens",), 50)],
+            [
+                Goal("TransformerLens", ("TransformerLens",), 50),
+                Goal("its torch executor", ("residuum, torch",), 1),
+            ],
             min(rounds, 3),
         )
 
