@@ -484,6 +484,7 @@ def test_a_store_without_demonstrations_is_refused(gpt2_folder, tmp_path):
         ({"select_on": "three"}, "select_on='three' is none of the data sets one, two"),
         ({"exit_state": 4}, "the states of the model are 0 to 3"),
         ({"n_heads": 99}, "n_heads=99, but the model has 15"),
+        ({"memory": "1B", "experiments": "ablations"}, "a memory budget of 1 bytes is too little"),
     ],
 )
 def test_wrong_parameters_are_refused(gpt2, asked, message):

@@ -61,7 +61,8 @@ class Params:
         None, "store of the same prompts that holds their pattern; none is the store itself"
     )
     model: str | None = param(None, "folder of the model's weights; none is where it lay")
-    device: str = param("cpu", "of torch, for ablations")
+    device: str = param("cpu", "what replay computes on")
+    memory: str = param("1GB", "for the rows of one batch of replays")
 
     def wants(self, experiment: str) -> bool:
         """Whether a part is to be done."""

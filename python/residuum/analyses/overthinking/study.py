@@ -130,7 +130,8 @@ class Study:
         """Patched passes of the store's model."""
         from residuum.replay.opening import replay
 
-        return replay(self.store, self.params.model, device=self.params.device)
+        params = self.params
+        return replay(self.store, params.model, device=params.device, memory=params.memory)
 
     @cached_property
     def weights(self) -> Weights:
