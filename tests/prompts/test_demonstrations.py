@@ -183,6 +183,8 @@ def test_a_context_keeps_the_mean_length_down():
 def test_what_cannot_be_built_is_said(asked, message):
     with pytest.raises(InputError, match=message):
         build(ODD, **{"n_prompt": 1, "n_demo": 2, **asked})
+    given = {"n_prompt": 1, "n_demo": 2}
+    assert build(ODD, **given, settings="random") == build(ODD, **given, settings=["random"])
 
 
 def test_templates_of_the_fourteen_sets():

@@ -224,6 +224,10 @@ def test_pairs_with_answers_of_their_own(opened):
     np.testing.assert_allclose(
         sent.filter(pc.field("clean") == 1)["logit_diff"], alone["logit_diff"], atol=1e-5
     )
+    by_layer = replay.sweep("mlp_out", 0, 2, "layer", metric=metrics[0])
+    assert by_layer.equals(replay.sweep("mlp_out", 0, 2, ["layer"], metric=metrics[0]))
+    with pytest.raises(ArgumentError, match=r"not over \['layer', 'layer'\]"):
+        replay.sweep("z", 0, 2, ("layer", "layer"), metric=metrics[0])
     with pytest.raises(ArgumentError, match="3 metrics for 2 pairs: give one, or one for each"):
         replay.sweep("z", **pairs, metric=[*metrics, metrics[0]])
     with pytest.raises(ArgumentError, match="have one name, not logit_diff, prob"):

@@ -248,8 +248,9 @@ def _swept(
     metrics = metrics_of(replay, metric, every)
     at = single("the token `at`", at)
     where = replay.resolver.site(site)
+    over = (over,) if isinstance(over, str) else tuple(over)
     wrong = [axis for axis in over if axis not in AXES]
-    if wrong or "layer" not in over:
+    if wrong or "layer" not in over or len(set(over)) < len(over):
         message = f"a sweep goes over layer, and token or head if you like, not over {list(over)}"
         raise ArgumentError(message)
     if "head" in over and replay.resolver.n_head(where) is None:

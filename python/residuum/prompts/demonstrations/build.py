@@ -70,6 +70,7 @@ def build(
         InputError: an unknown setting, no prompt, fewer items than demonstrations, labels that
             begin with the same token, or items too long for the context.
     """
+    settings = (settings,) if isinstance(settings, str) else settings
     _check(dataset, n_prompt, n_demo, settings)
     rows: list[dict[str, Any]] = []
     for template in dataset.templates:
