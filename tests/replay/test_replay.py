@@ -257,6 +257,7 @@ def test_ablations_are_a_pass_for_each_cell(opened, value, edit):
 def test_ablations_of_tokens_by_their_mean(opened):
     _, replay, _ = opened
     over = ("layer", "token")
+    replay.resolver.means.clear()
     table = replay.ablate("mlp_out", 2, over, value=Mean(), tokens=[1, 3], metric=logit_diff(4, 9))
     place = replay.resolver.example_of(2).first_row
     for row in table.to_pylist():
@@ -265,6 +266,11 @@ def test_ablations_of_tokens_by_their_mean(opened):
         want = got["logits"][0, 4] - got["logits"][0, 9]
         assert row["logit_diff"] == pytest.approx(want, abs=2e-5)
     assert set(table["token"].to_pylist()) == {1, 3}
+    # One mean for each layer, whatever the number of cells.
+    assert len(replay.resolver.means) == replay.of.n_layer
+    if replay.of.rotary is not None:
+        with pytest.raises(ArgumentError, match="at all heads together"):
+            replay.ablate("k", 2, value=RotateKeys(1), metric=logit_diff(4, 9))
 
 
 def test_a_small_budget_changes_nothing(opened):

@@ -77,6 +77,7 @@ class Resolver:
         self._first, index = np.unique(firsts[stored], return_index=True)
         self._number = stored[index]
         self._firsts = firsts
+        self.means: dict[tuple[object, ...], Floats] = {}
 
     def example(self, rows: NDArray[np.int64]) -> Example:
         """The example that holds all of these rows.
@@ -384,10 +385,18 @@ class _Made:
         return values
 
     def mean(self, value: Mean, layer: int) -> Floats:
-        """The mean over rows, the same for each."""
+        """The mean over rows, the same for each; read once for all patches that want it."""
         store = self.resolver.source.store
         n_row = store.rows["token"]
         rows = np.arange(n_row) if value.rows is None else rows_below(value.rows, n_row, store.path)
+        heads = None if self.heads is None else self.heads.tobytes()
+        key, means = (self.site, layer, heads, rows.tobytes()), self.resolver.means
+        if key not in means:
+            means[key] = self.mean_of(rows, layer)
+        return np.broadcast_to(means[key], (len(self.rows), *means[key].shape))
+
+    def mean_of(self, rows: NDArray[np.int64], layer: int) -> Floats:
+        """The mean over rows of the store, which are read in blocks."""
         total: Floats | None = None
         for start in range(0, len(rows), _BLOCK):
             part = self.resolver.source.read(
@@ -395,7 +404,7 @@ class _Made:
             ).sum(0, dtype=np.float64)
             total = part if total is None else total + part
         assert total is not None
-        return np.broadcast_to(total / len(rows), (len(self.rows), *total.shape))
+        return total / len(rows)
 
     def drawn(self, value: Resample) -> NDArray[np.int64]:
         """A row for each of the patch's, never itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,10 +106,7 @@ def cells(
         columns["head"] = heads[grid[2]]
     runs, place = [], []
     last = Read(Site.RESID_POST, replay.of.n_layer - 1, at)
-    if value is None:
-        edits = _edits(replay, pair, site, layers, tokens, heads, "token" in over)
-    else:
-        edits = _put(replay, pair, site, layers, tokens, heads, "token" in over, value)
+    edits = _edits(replay, pair, site, layers, tokens, heads, value, by_token="token" in over)
     for number, edit in enumerate(edits):
         if edit is not None:
             runs.append(Run(pair.target.first_row, pair.target.n_token, [edit], [last]))
@@ -124,54 +121,61 @@ def _edits(
     layers: NDArray[np.int64],
     tokens: NDArray[np.int64],
     heads: NDArray[np.int64],
-    by_token: bool,  # noqa: FBT001
+    value: Value | None,
+    *,
+    by_token: bool,
 ) -> Iterator[Edit | None]:
+    """Cell by cell, cut out of one edit of all tokens and heads of a layer."""
+    every = np.arange(len(tokens))
     for layer in map(int, layers):
-        values = replay.source.read(site, layer, tokens + pair.source.first_row)
+        edit = _whole(replay, pair, site, layer, tokens, value)
         there = None
-        if replay.source.has(site, layer):
+        puts = edit.shift is not None and edit.scale == 0.0 and not edit.cached
+        # A pattern that was handed over may be wider than the stored one.
+        comparable = value is None or site is not Site.PATTERN
+        if puts and comparable and replay.source.has(site, layer):
             there = replay.source.read(site, layer, tokens + pair.target.first_row)
-        for chosen in [[i] for i in range(len(tokens))] if by_token else [list(range(len(tokens)))]:
-            for head in heads:
-                yield _edit(site, layer, tokens, chosen, int(head), values, there)
+        for chosen in every[:, None] if by_token else every[None]:
+            for head in map(int, heads):
+                yield _cell(edit, chosen, head, there)
 
 
-def _put(
+def _whole(
     replay: Replay,
     pair: Pair,
     site: Site,
-    layers: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-    heads: NDArray[np.int64],
-    by_token: bool,  # noqa: FBT001
-    value: Value,
-) -> Iterator[Edit | None]:
-    rows = tokens + pair.target.first_row
-    for layer in map(int, layers):
-        for some in rows[:, None] if by_token else rows[None]:
-            for head in heads:
-                of = None if head < 0 else [int(head)]
-                (edit,) = replay.resolver.edits(Patch(site, some, layer, of, value))[1]
-                yield edit
-
-
-def _edit(
-    site: Site,
     layer: int,
     tokens: NDArray[np.int64],
-    chosen: list[int],
-    head: int,
-    values: NDArray[Any],
-    there: NDArray[Any] | None,
+    value: Value | None,
+) -> Edit:
+    """What is put at all tokens and heads of a layer."""
+    if value is None:
+        values = replay.source.read(site, layer, tokens + pair.source.first_row)
+        return Edit(site, layer, tokens, shift=values)
+    patch = Patch(site, tokens + pair.target.first_row, layer, value=value)
+    (edit,) = replay.resolver.edits(patch)[1]
+    return edit
+
+
+def _cell(
+    edit: Edit, chosen: NDArray[np.int64], head: int, there: NDArray[Any] | None
 ) -> Edit | None:
-    rows = np.array(chosen)
+    """Some tokens of an edit, at one head or, -1, all; None if nothing else is `there`."""
+    if edit.turn is not None and head >= 0:
+        message = "keys are rotated at all heads together: leave head out of `over`"
+        raise ArgumentError(message)
 
     def pick(x: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(x[rows] if head < 0 else x[rows][:, head : head + 1])
+        return np.asarray(x[chosen] if head < 0 else x[chosen][:, head : head + 1])
 
-    heads = None if head < 0 else np.array([head])
-    edit = Edit(site, layer, tokens[rows], heads, shift=pick(values))
-    return edit if there is None else changing(edit, pick(there))
+    part = replace(
+        edit,
+        tokens=edit.tokens[chosen],
+        heads=None if head < 0 else np.array([head]),
+        shift=None if edit.shift is None else pick(edit.shift),
+        turn=None if edit.turn is None else edit.turn[chosen],
+    )
+    return part if there is None else changing(part, pick(there))
 
 
 def metrics_of(
@@ -297,7 +301,9 @@ def metric_columns(
     """
     last = positions([at], pair.target.n_token)
     base = replay.logits(replay.final(pair.target.first_row + last), metric)
-    top = replay.logits(replay.final(pair.source.first_row + last), metric)
+    top = base
+    if pair.source != pair.target:
+        top = replay.logits(replay.final(pair.source.first_row + last), metric)
     n = len(columns["layer"])
     values = np.full(n, metric.of(base, base)[0])
     if len(streams):

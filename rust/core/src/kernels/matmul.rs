@@ -171,7 +171,7 @@ fn swapped(a: MatRef<'_>, b: MatRef<'_>, out: &mut MatMut<'_>, add: bool) {
     // A slice holds at most isize::MAX bytes, and a stride that is used stays inside its slice,
     // so these conversions keep the value; a stride that is never used (one row) may be anything.
     let stride = |value: usize| isize::try_from(value).unwrap_or(0);
-    // SAFETY: `product` has checked that every element addressed by shape and strides lies inside
+    // SAFETY: `product_or_sum` has checked that every element addressed by shape and strides lies inside
     // its slice; `out` is borrowed mutably, so it overlaps neither `a` nor `b`; what it
     // holds is read only if it is added to.
     unsafe {
