@@ -60,6 +60,12 @@ def test_the_first_rows_are_where_they_should_be(opened):
     )
 
 
+def mean_z(oracle):
+    """Of head 1 in layer 1 over the store's rows, for two rows."""
+    mean = np.concatenate([stored(oracle, "z", 1, i) for i in range(4)]).mean(0)[1]
+    return np.broadcast_to(mean, (2, 1, oracle.of.d_head))
+
+
 CASES = {
     "donor": (Donor([5, 7]), lambda o: {"shift": stored(o, "z", 1, 1)[[0, 2]][:, [1]]}),
     "one for all": (Donor(6), lambda o: {"shift": stored(o, "z", 1, 1)[[1, 1]][:, [1]]}),
@@ -70,14 +76,10 @@ CASES = {
         Mix(Donor([5, 7]), 0.25),
         lambda o: {"scale": 0.75, "shift": 0.25 * stored(o, "z", 1, 1)[[0, 2]][:, [1]]},
     ),
-    "mean": (
-        Mean(range(17)),
-        lambda o: {
-            "shift": np.broadcast_to(
-                np.concatenate([stored(o, "z", 1, i) for i in range(4)]).mean(0)[1],
-                (2, 1, o.of.d_head),
-            )
-        },
+    "mean": (Mean(range(17)), lambda o: {"shift": mean_z(o)}),
+    "mix with the mean": (
+        Mix(Mean(), 0.25),
+        lambda o: {"scale": 0.75, "shift": 0.25 * mean_z(o)},
     ),
 }
 
@@ -360,7 +362,7 @@ def test_it_says_what_it_would_compute(opened):
     text = replay.explain([Patch("resid_pre", [3], layers=2, value=Donor([8]))])
     assert "layer   0:        0 rows" in text
     assert "layer   2:        1 rows" in text
-    assert "1 replays of 5 tokens" in text
+    assert "1 replay of 5 tokens" in text
 
 
 def test_refusals(opened, tmp_path):

@@ -251,7 +251,8 @@ class Replay:
             total += sum(flops)
             full += full_flops(one, self.of)
         n_token = sum(run.n_token for run in runs)
-        lines.append(f"{len(runs)} replays of {n_token} tokens, {self.of.n_layer} layers")
+        what = "1 replay" if len(runs) == 1 else f"{len(runs)} replays"
+        lines.append(f"{what} of {n_token} tokens, {self.of.n_layer} layers")
         for layer, (queries, keys, flops) in enumerate(by_layer):
             lines.append(
                 f"layer {layer:3}: {queries:8.0f} rows computed, {keys:8.0f} with keys of their "

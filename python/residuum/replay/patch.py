@@ -86,7 +86,7 @@ class ProjectOut:
 class Mix:
     """Put `(1 - weight) * own + weight * donor` in their place."""
 
-    donor: Donor | Set | ArrayLike
+    donor: Donor | Set | Mean | Resample | ArrayLike
     weight: float
 
 

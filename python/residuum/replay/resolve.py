@@ -271,9 +271,21 @@ class _Made:
             return {"scale": 1.0, "shift": self.given(value.values, place)}
         if isinstance(value, Mix):
             weight = factor("the weight of a mix", value.weight)
-            donor = value.donor if isinstance(value.donor, Donor | Set) else Set(value.donor)
-            return {"scale": 1.0 - weight, "shift": weight * self.put(donor, layer, place)}
+            return {"scale": 1.0 - weight, "shift": weight * self.mixed(value, layer, place)}
         return {"shift": self.put(value, layer, place)}
+
+    def mixed(self, value: Mix, layer: int, place: int) -> Floats:
+        """What a mix takes its share of."""
+        donor = value.donor
+        if isinstance(donor, Set | Donor | Mean | Resample):
+            return self.put(donor, layer, place)
+        if isinstance(donor, _KINDS):
+            message = (
+                f"{donor!r} cannot be mixed in: give a Donor, Mean or Resample, or numbers; a mix "
+                "with zeros is Scale"
+            )
+            raise ArgumentError(message)
+        return self.given(donor, place)
 
     def turn(self, value: RotateKeys) -> NDArray[np.int64]:
         """Steps for each row."""
@@ -304,6 +316,9 @@ class _Made:
     def given(self, values: ArrayLike, place: int) -> Floats:
         """A user's numbers for one layer."""
         array = real(f"the numbers for {self.site}", values)
+        if not np.isfinite(array).all():
+            message = f"the numbers for {self.site} are finite, not NaN or infinite"
+            raise ArgumentError(message)
         shape = self.shape()
         try:
             # With several layers their axis follows the rows', as in what `read` gives.
