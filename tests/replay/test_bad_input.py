@@ -56,6 +56,8 @@ PATCHES = {
     "a scale is a finite number": Patch("z", [1], 1, value=Scale(float("nan"))),
     "the weight of a mix is a finite": Patch("z", [1], 1, value=Mix(Donor([2]), float("inf"))),
     "Zero\\(\\) cannot be mixed in": Patch("z", [1], 1, value=Mix(Zero(), 0.5)),
+    "the numbers for z are finite in float32: one": Patch("z", [1], 1, value=1e300),
+    "a scale is a finite number of float32": Patch("z", [1], 1, value=Scale(1e300)),
     "the numbers for z are finite": Patch("z", [1], 1, value=np.full((1, 5, 7), np.nan)),
     "the patch's are \\[1, 2, 5": Patch("z", [1], [0, 2], value=np.zeros((1, 3, 5, 7))),
     "one of them at least is not zero": Patch("z", [1], 1, value=ProjectOut(np.zeros(7))),
@@ -89,6 +91,18 @@ CALLS = {
     "reads what is not there": lambda r: r.sweep(
         "z", 0, 2, metric=expression(pc.field("logit_7"), [6])
     ),
+    "`over` names axes": lambda r: r.sweep("z", 0, 2, None, metric=logit(1)),
+    "Arrow cannot compute the expression": lambda r: r.sweep(
+        "z", 0, 2, metric=expression(pc.utf8_upper(pc.field("logit_3")), [3])
+    ),
+    "the expression gives string": lambda r: r.sweep(
+        "z", 0, 2, metric=expression(pc.scalar("x"), [3])
+    ),
+    "the column of an expression has a name": lambda r: r.sweep(
+        "z", 0, 2, metric=expression(pc.field("logit_3"), [3], "")
+    ),
+    "unpatched or clean, not 'corrupted'": lambda r: r.sweep("z", 0, 2, metric=kl("corrupted")),
+    "a sender is named twice": lambda r: r.paths(0, 2, senders=[(0, 1), (0, 1)], metric=logit(1)),
     "receivers are a list": lambda r: r.paths(0, 2, Receiver("q", 1, 3), metric=logit(1)),
     "no head reaches layer 0": lambda r: r.paths(0, 2, [Receiver("q", 0, 3)], metric=logit(1)),
     "senders are a list": lambda r: r.paths(0, 2, senders=[], metric=logit(1)),

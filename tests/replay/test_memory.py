@@ -25,7 +25,8 @@ replay = residuum.replay(residuum.open(sys.argv[1]), memory=int(sys.argv[2]))
 # One small sweep first: weights, libraries and buffers are there already.
 replay.sweep("resid_pre", 0, 1, metric=logit_diff(3, 5), tokens=[-1])
 before = peak()
-replay.sweep("resid_pre", 0, 1, metric=logit_diff(3, 5))
+n_pair, over = int(sys.argv[3]), sys.argv[4].split(",")
+replay.sweep("resid_pre", [0] * n_pair, [1] * n_pair, over, metric=logit_diff(3, 5))
 print(peak() - before)
 """
 
@@ -49,9 +50,9 @@ def store(tmp_path_factory):
     return residuum.capture(folder / "model", texts, folder / "run", sites=sites, device="cpu")
 
 
-def growth(store, budget: int) -> int:
-    """Bytes by which a process grows while it sweeps 360 patches of 120 tokens."""
-    command = [sys.executable, "-c", SWEEP, str(store.path), str(budget)]
+def growth(store, budget: int, n_pair: int = 1, over: str = "layer,token") -> int:
+    """Bytes by which a process grows while it sweeps 360 patches of 120 tokens for each pair."""
+    command = [sys.executable, "-c", SWEEP, str(store.path), str(budget), str(n_pair), over]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -59,3 +60,8 @@ def test_a_sweep_keeps_to_its_budget(store):
     assert growth(store, BUDGET) < BUDGET
     # The budget is what keeps it there.
     assert growth(store, 100 * BUDGET) > 2 * BUDGET
+
+
+def test_the_patches_of_many_pairs_wait_outside_of_memory(store):
+    # 3 layers of 120 tokens, 92 kB each: 83 MB for all pairs.
+    assert growth(store, BUDGET, n_pair=300, over="layer") < BUDGET

@@ -21,6 +21,7 @@ from residuum.replay import (
     Resample,
     RotateKeys,
     Scale,
+    Set,
     Zero,
     accuracy,
     expression,
@@ -32,6 +33,7 @@ from residuum.replay import (
 )
 from residuum.replay.edit import Edit
 from residuum.replay.engine import Replay
+from residuum.replay.metrics import Beside
 from residuum.sites import Site
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -298,13 +300,13 @@ def test_metrics(opened):
         kl(): (q * np.log(q / p)).sum(),
         rank(3): (x > x[3]).sum(),
         accuracy(int(x[[3, 5, 7]].argmax()) * 2 + 3, [3, 5, 7]): 1.0,
-        expression(pc.field("logit_3") - pc.field("clean_3"), [3], "moved"): x[3] - clean[3],
+        expression(pc.field("logit_3") - pc.field("unpatched_3"), [3], "moved"): x[3] - clean[3],
     }
     patch = Patch("mlp_out", range(10, 15), layers=1)
     (stream,) = replay.streams([replay._run(patch, [replay._wanted("logits")], [-1])])
     for metric, want in wanted.items():
         base = replay.logits(replay.final(np.array([14])), metric)
-        got = metric.of(replay.logits(stream, metric), base)
+        got = metric.of(replay.logits(stream, metric), Beside(base, base))
         np.testing.assert_allclose(got, [want], rtol=1e-3, atol=1e-4, err_msg=metric.name)
 
 
@@ -363,6 +365,122 @@ def test_it_says_what_it_would_compute(opened):
     assert "layer   0:        0 rows" in text
     assert "layer   2:        1 rows" in text
     assert "1 replay of 5 tokens" in text
+
+
+def test_a_plan_is_of_what_is_asked(opened):
+    _, replay, _ = opened
+    patch = Patch("resid_pre", [0], layers=1, value=Donor([8]))
+    last = replay.explain([patch])
+    assert replay.explain([patch], tokens=None) != last
+    assert "layer   2:        0 rows" in replay.explain([patch], read=[("resid_post", 1)])
+    text = replay.explain_sweep("z", 0, 2, ("layer", "head"))
+    assert f"{replay.of.n_layer * replay.of.n_head} replays of" in text
+    # What stands there already has no run.
+    assert "0 replays of 0 tokens" in replay.explain_sweep("z", 0, 0)
+
+
+NOTHING = {
+    "a donor is itself": [Patch("k", [0, 2], value=Donor([0, 2]))],
+    "frozen": [Patch("k", [0, 2], value=Freeze())],
+    "once": [Patch("resid_pre", [1], value=Scale(1.0))],
+    "plus nothing": [Patch("z", [1], value=Add(0.0))],
+    "no share": [Patch("mlp_out", [1], value=Mix(Donor([7]), 0.0))],
+    "two of them": [Patch("z", [1], 0, value=Donor([1])), Patch("mlp_out", [2], value=Scale(1.0))],
+}
+
+
+@pytest.mark.parametrize("what", list(NOTHING))
+def test_what_changes_nothing_is_not_computed(opened, what):
+    _, replay, oracle = opened
+    assert "0 FLOP in place of" in replay.explain([NOTHING[what]])
+    (got,) = replay.run([NOTHING[what]])
+    np.testing.assert_allclose(got["logits"], logits(oracle, 0, []), **CLOSE)
+
+
+def test_what_comes_after_a_change_is_computed(opened):
+    """A donor's values that stood there before, but do no more."""
+    _, replay, oracle = opened
+    same = stored(oracle, "z", 1, 0)[[3]]
+    patches = [Patch("z", [3], 1, value=Donor([3])), Patch("resid_pre", [3], 0, value=Zero())]
+    (got,) = replay.run([patches])
+    want = logits(oracle, 0, [at(0, [3], "resid_pre"), at(1, [3], shift=same)])
+    np.testing.assert_allclose(got["logits"], want, **CLOSE)
+
+
+@pytest.mark.parametrize("opened", ["llama"], indirect=True)
+def test_frozen_keys_are_not_rotated(opened):
+    _, replay, oracle = opened
+    turn, freeze = Patch("k", [0, 1], value=RotateKeys(7)), Patch("k", [0, 1], value=Freeze())
+    heads = Patch("k", [0, 1], heads=[0, 1], value=Freeze())
+    # Own values are computed, so that own keys are.
+    values = Patch("v", [0, 1], value=Set(stored(oracle, "v", 0, 0)[[0, 1]] + 1), layers=0)
+    for patches in ([turn, freeze], [freeze, turn], [turn, heads], [heads, turn]):
+        (got,) = replay.run([patches])
+        np.testing.assert_allclose(got["logits"], logits(oracle, 0, []), **CLOSE)
+    here = [Patch("k", [0, 1], 0, value=value) for value in (RotateKeys(7), Freeze())]
+    alone, turned = replay.run([[values], [*here, values]])
+    np.testing.assert_allclose(turned["logits"], alone["logits"], **CLOSE)
+    # Three query heads share a key head; those of the frozen one see what they saw.
+    one = Patch("k", [0, 1], heads=[0], value=Freeze())
+    read = [("z", 0)]
+    whole, part = (run["z", 0] for run in replay.run([[turn], [turn, one]], read=read))
+    np.testing.assert_allclose(part[:, :3], stored(oracle, "z", 0, 0)[:, :3], **CLOSE)
+    np.testing.assert_allclose(part[:, 3:], whole[:, 3:], **CLOSE)
+    assert np.abs(whole[:, :3] - part[:, :3]).max() > 0.01
+
+
+def test_q_is_read_where_the_pattern_is_frozen(tmp_path):
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    sites = ["resid_pre", "resid_final", "z", "pattern"]
+    store = residuum.capture(tmp_path / "model", TEXTS, tmp_path / "run", sites=sites, device="cpu")
+    replay = residuum.replay(store)
+    patches = [Patch("q", [4], 1, value=Set(5.0)), Patch("pattern", [4], 1, value=Freeze())]
+    asked = [("q", 1), ("resid_post", 1)]
+    (got,) = replay.run([patches], read=asked, tokens=[4])
+    np.testing.assert_array_equal(got["q", 1], 5.0)
+    unpatched = store["resid_pre"].read(rows=[4], layers=2)[0]
+    np.testing.assert_allclose(got["resid_post", 1][0], unpatched, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_is_resampled_by_itself(opened):
+    _, replay, _ = opened
+
+    def donors(rows, seed=0):
+        (edit,) = replay.resolver.edits(Patch("z", rows, layers=0, value=Resample(seed=seed)))[1]
+        every = replay.source.read(Site.Z, 0, np.arange(replay.store.rows["token"]))
+        same = (np.asarray(edit.shift)[:, None] == every).all((2, 3))
+        return same.argmax(1).tolist()
+
+    both = donors([0, 3])
+    assert donors([3]) == both[1:]
+    many = {tuple(donors([0, 1, 2, 3, 4], seed)) for seed in range(10)}
+    assert len(many) == 10
+    assert donors([0, 1, 2]) != donors([5, 6, 7])
+    with pytest.raises(ArgumentError, match="a seed is a whole number from 0, not -3"):
+        donors([0], seed=-3)
+
+
+def test_a_sweep_compares_with_the_clean_run_too(opened):
+    _, replay, oracle = opened
+    top, base = (logits(oracle, example, [])[-1].astype(np.float64) for example in (0, 2))
+    p, q = (np.exp(v) / np.exp(v).sum() for v in (top, base))
+    found = replay.sweep("z", 0, 2, metric=kl("clean"))
+    np.testing.assert_allclose(found["kl_clean"][0].as_py(), 0, atol=1e-6)
+    want = (p * np.log(p / q)).sum()
+    np.testing.assert_allclose(found["kl_corrupted"][0].as_py(), want, rtol=1e-3, atol=1e-5)
+    share = (pc.field("logit_3") - pc.field("unpatched_3")) / (
+        pc.field("clean_3") - pc.field("unpatched_3")
+    )
+    found = replay.sweep("resid_pre", 0, 2, metric=expression(share, [3], "recovered"))
+    assert found["recovered_clean"][0].as_py() == pytest.approx(1)
+    assert found["recovered_corrupted"][0].as_py() == pytest.approx(0)
+
+
+def test_tensors_of_16_bits_are_numbers(opened):
+    _, replay, _ = opened
+    values = torch.ones((1, 1, replay.of.d_head), dtype=torch.bfloat16)
+    half, whole = replay.run([Patch("z", [0], 0, [1], value=v) for v in (values, values.float())])
+    np.testing.assert_allclose(half["logits"], whole["logits"], **CLOSE)
 
 
 def test_refusals(opened, tmp_path):

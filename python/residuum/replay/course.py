@@ -251,7 +251,21 @@ class _Layer:
         mine = self.some(h, self.is_key)
         k = self.edited(Site.K, self.by_head(self.block.k(mine)), self.is_key)
         v = self.edited(Site.V, self.by_head(self.block.v(mine)), self.is_key)
-        return Keys(self.kit.rotated(k, self.tokens(self.is_key) + self.turns()), v)
+        return Keys(self.rotated(k), v)
+
+    def rotated(self, k: Array) -> Array:
+        """Own keys, each by its position and as much further as edits say; frozen ones are not."""
+        turns, tokens = self.turns(), self.tokens(self.is_key)
+        rotated = self.kit.rotated(k, tokens + turns)
+        if not turns.any():
+            return rotated
+        index = self.kit.index
+        for rows, _, edit in self.edits(Site.K, self.is_key):
+            if edit.cached:
+                heads = np.arange(self.of.n_kv_head) if edit.heads is None else edit.heads
+                at = (index(rows)[:, None], index(heads)[None])
+                rotated[at] = self.kit.rotated(k[index(rows)], tokens[rows])[:, index(heads)]
+        return rotated
 
     def cached_keys(self, stream: Array) -> Keys:
         """Those of all cached tokens: from the store where it has them, else from the stream."""

@@ -58,6 +58,18 @@ class Edit:
     cached: bool = False
 
     @property
+    def n_bytes(self) -> int:
+        """What its numbers take, about."""
+        return 256 + (0 if self.shift is None else self.shift.nbytes)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves everything as it is, whatever that is."""
+        still = self.turn is None or not self.turn.any()
+        adds = self.shift is not None and self.shift.any()
+        return self.scale == 1.0 and self.off is None and still and not adds and not self.cached
+
+    @property
     def overwrites(self) -> bool:
         """Whether nothing of what was there counts any more."""
         return self.scale == 0.0 and self.off is None and self.turn is None and self.heads is None

@@ -12,7 +12,7 @@ from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.check import check
 from residuum.replay.cost import full_flops, plan_flops
-from residuum.replay.edit import changing
+from residuum.replay.edit import ORDER, changing
 from residuum.replay.metrics import check_metric
 from residuum.replay.numbers import single
 from residuum.replay.patch import Patch, Zero
@@ -21,7 +21,7 @@ from residuum.replay.plan import Plan, Read, Run, plan
 from residuum.replay.readout import Readout, readout
 from residuum.replay.resolve import Example, Resolver, positions
 from residuum.replay.source import Source
-from residuum.replay.sweep import COLUMNS, ablate, sweep
+from residuum.replay.sweep import COLUMNS, ablate, sweep, sweep_runs
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -225,14 +225,41 @@ class Replay:
         """
         return paths(self, clean, corrupted, receivers, senders, metric, mlps, tokens, at)
 
-    def explain(self, patches: Sequence[Patch | Sequence[Patch]]) -> str:
-        """What replaying these patches would compute for the last token, and what a full pass.
+    def explain(
+        self,
+        patches: Sequence[Patch | Sequence[Patch]],
+        read: Sequence[Asked] = ("logits",),
+        tokens: Sequence[int] | None = (-1,),
+    ) -> str:
+        """What `run` would compute for these patches, and what a full pass.
+
+        Args:
+            patches: as of `run`.
+            read: as of `run`.
+            tokens: as of `run`, but the last by default.
 
         Raises:
             SiteError: the store does not hold what they start from.
         """
-        wanted = [self._wanted("logits")]
-        runs = [self._run(one, wanted, [-1]) for one in _listed(patches)]
+        wanted = [self._wanted(asked) for asked in _asked(read)]
+        return self._explained([self._run(one, wanted, tokens) for one in _listed(patches)])
+
+    def explain_sweep(
+        self,
+        site: str,
+        clean: int | Sequence[int],
+        corrupted: int | Sequence[int],
+        over: Sequence[str] = ("layer", "token"),
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        at: int = -1,
+    ) -> str:
+        """What `sweep` would compute, and what full passes; cells that change nothing are none."""
+        runs = sweep_runs(self, site, clean, corrupted, over, layers, tokens, at)
+        return self._explained(runs)
+
+    def _explained(self, runs: Sequence[Run]) -> str:
         lines, total, full = [], 0.0, 0.0
         by_layer = np.zeros((self.of.n_layer, 3))
         for _, one in self._batches(runs):
@@ -276,10 +303,10 @@ class Replay:
         """
         return check(self, examples)
 
-    def streams(self, runs: Sequence[Run]) -> list[NDArray[Any]]:
+    def streams(self, runs: Sequence[Run], bar: Reporter | None = None) -> list[NDArray[Any]]:
         """What leaves the last block at the tokens that each run reads, `[token, d_model]`."""
         last = (Site.RESID_POST, self.of.n_layer - 1)
-        return [found[last] for found in self.execute(runs)]
+        return [found[last] for found in self.execute(runs, bar)]
 
     def final(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """What left the last block unpatched, `[row, d_model]`."""
@@ -329,37 +356,57 @@ class Replay:
         return Run(example.first_row, example.n_token, self._without_effect(example, edits), reads)
 
     def _without_effect(self, example: Example, edits: list[Edit]) -> list[Edit]:
-        """Leave out what puts in place what is there already, as far as that is stored.
+        """Leave out what changes nothing whatever is there, and what is there already.
 
-        Only where nothing comes before it: with several edits what is there may have changed.
+        The latter as far as that is stored, and until something is changed: from there on it may
+        be otherwise.
         """
-        if len(edits) != 1 or edits[0].shift is None or edits[0].cached:
-            return edits
-        edit = edits[0]
-        plain = edit.scale == 0.0 and edit.off is None and edit.site is not Site.PATTERN
-        if not plain or not self.source.has(edit.site, edit.layer):
-            return edits
-        rows = edit.tokens + example.first_row
-        there = self.source.read(edit.site, edit.layer, rows, edit.heads)
-        part = changing(edit, there)
-        return [] if part is None else [part]
+        left = [edit for edit in edits if not edit.is_identity]
+        # Edits of one site are made in the order in which they are given.
+        order = sorted(range(len(left)), key=lambda i: (left[i].layer, ORDER.index(left[i].site)))
+        for place, number in enumerate(order):
+            part = self._changing(example, left[number])
+            if part is not None:
+                rest = [left[i] for i in sorted(order[place + 1 :])]
+                return [part, *rest]
+        return []
 
-    def execute(self, runs: Sequence[Run]) -> list[dict[tuple[Site, int], NDArray[Any]]]:
-        """What each run's reads give, `[token, ...]` by site and layer."""
+    def _changing(self, example: Example, edit: Edit) -> Edit | None:
+        """The part of an edit that puts something else in the unpatched run's place."""
+        if edit.cached:
+            # Frozen keys are not rotated, whatever comes after.
+            return edit if edit.site is Site.K else None
+        plain = edit.shift is not None and edit.scale == 0.0 and edit.off is None
+        stored = edit.site is not Site.PATTERN and self.source.has(edit.site, edit.layer)
+        if not plain or not stored:
+            return edit
+        rows = edit.tokens + example.first_row
+        return changing(edit, self.source.read(edit.site, edit.layer, rows, edit.heads))
+
+    def execute(
+        self, runs: Sequence[Run], bar: Reporter | None = None
+    ) -> list[dict[tuple[Site, int], NDArray[Any]]]:
+        """What each run's reads give, `[token, ...]` by site and layer.
+
+        `bar` is told of the runs, if it is somebody else's; else there is one of their own.
+        """
+        if bar is None:
+            with self.reporter() as own:
+                own.start(len(runs), 0)
+                return self.execute(runs, own)
         found: list[dict[tuple[Site, int], NDArray[Any]]] = [{} for _ in runs]
-        with self._reporter() as bar:
-            bar.start(len(runs), 0)
-            for numbers, one in self._batches(runs):
-                values = self.executor.run(one, self.source)
-                for place, number in enumerate(numbers):
-                    for read in runs[number].reads:
-                        at = (read.site, read.layer)
-                        found[number][at] = self._read(runs[number], read, values.get(at), place)
-                n_row = sum(int(mask.sum()) for mask in one.queries)
-                bar.advance(done=len(numbers), rows=n_row, n_bytes=0)
+        for numbers, one in self._batches(runs):
+            values = self.executor.run(one, self.source)
+            for place, number in enumerate(numbers):
+                for read in runs[number].reads:
+                    at = (read.site, read.layer)
+                    found[number][at] = self._read(runs[number], read, values.get(at), place)
+            n_row = sum(int(mask.sum()) for mask in one.queries)
+            bar.advance(done=len(numbers), rows=n_row, n_bytes=0)
         return found
 
-    def _reporter(self) -> Reporter:
+    def reporter(self) -> Reporter:
+        """A bar of replays, as `progress` says."""
         from residuum.progress import reporter  # its library is slow to load
 
         return reporter("replay", show=self.progress)

@@ -25,51 +25,75 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Beside:
+    """What a metric may compare with, logits `[row, token]`.
+
+    Attributes:
+        unpatched: of the example that is patched (of a sweep the corrupted one).
+        clean: of the example whose values are put in; where there is none, `unpatched`.
+    """
+
+    unpatched: Floats
+    clean: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Metric:
     """A number for each row of logits.
 
     Attributes:
         name: of the column in tables.
         tokens: the logits that it reads, in this order; None for the whole vocabulary.
-        of: takes logits `[row, token]` and those of the unpatched runs, same shape; gives `[row]`.
+        of: takes logits `[row, token]` and what they are beside, same shape; gives `[row]`.
         names: all tokens that it is about, which the vocabulary has to have.
     """
 
     name: str
     tokens: tuple[int, ...] | None
-    of: Callable[[Floats, Floats], Floats]
+    of: Callable[[Floats, Beside], Floats]
     names: tuple[int, ...] = ()
 
 
 def logit_diff(a: int, b: int) -> Metric:
     """The logit of token `a` minus that of token `b`."""
     tokens = _tokens(a, b)
-    return Metric("logit_diff", tokens, lambda x, _clean: x[:, 0] - x[:, 1], tokens)
+    return Metric("logit_diff", tokens, lambda x, _beside: x[:, 0] - x[:, 1], tokens)
 
 
 def logit(token: int) -> Metric:
     """The logit of a token."""
     tokens = _tokens(token)
-    return Metric("logit", tokens, lambda x, _clean: x[:, 0], tokens)
+    return Metric("logit", tokens, lambda x, _beside: x[:, 0], tokens)
 
 
 def log_prob(token: int) -> Metric:
     """The log-probability of a token, in nats."""
     names = _tokens(token)
-    return Metric("log_prob", None, lambda x, _clean: _log_softmax(x)[:, token], names)
+    return Metric("log_prob", None, lambda x, _beside: _log_softmax(x)[:, token], names)
 
 
 def prob(token: int) -> Metric:
     """The probability of a token."""
     names = _tokens(token)
-    return Metric("prob", None, lambda x, _clean: np.exp(_log_softmax(x)[:, token]), names)
+    return Metric("prob", None, lambda x, _beside: np.exp(_log_softmax(x)[:, token]), names)
 
 
-def kl() -> Metric:
-    """The divergence KL(unpatched || patched) of the next-token distributions, in nats."""
+def kl(to: str = "unpatched") -> Metric:
+    """The divergence KL(to || patched) of the next-token distributions, in nats.
 
-    def of(x: Floats, clean: Floats) -> Floats:
-        p, q = _log_softmax(clean), _log_softmax(x)
+    Args:
+        to: "unpatched", the run of the patched example (of a sweep the corrupted one), or "clean",
+            that of the example whose values are put in.
+
+    Raises:
+        ArgumentError: another run.
+    """
+    if to not in ("unpatched", "clean"):
+        message = f"the divergence is from the run that is unpatched or clean, not {to!r}"
+        raise ArgumentError(message)
+
+    def of(x: Floats, beside: Beside) -> Floats:
+        p, q = _log_softmax(getattr(beside, to)), _log_softmax(x)
         return np.asarray((np.exp(p) * (p - q)).sum(-1))
 
     return Metric("kl", None, of)
@@ -78,7 +102,7 @@ def kl() -> Metric:
 def rank(token: int) -> Metric:
     """How many tokens have a larger logit than this one; NaN where a logit is none."""
 
-    def of(x: Floats, _clean: Floats) -> Floats:
+    def of(x: Floats, _beside: Beside) -> Floats:
         return _known(x, (x > x[:, token, None]).sum(-1))
 
     return Metric("rank", None, of, _tokens(token))
@@ -96,28 +120,41 @@ def accuracy(answer: int, candidates: Sequence[int]) -> Metric:
         message = f"accuracy needs candidates beside the answer {answer}"
         raise ArgumentError(message)
     tokens = (*_tokens(answer), *others)
-    return Metric("accuracy", tokens, lambda x, _clean: _known(x, x.argmax(-1) == 0), tokens)
+    return Metric("accuracy", tokens, lambda x, _beside: _known(x, x.argmax(-1) == 0), tokens)
 
 
 def expression(what: pc.Expression, tokens: Sequence[int], name: str = "expression") -> Metric:
-    """An Arrow expression over the columns `logit_<token>` and `clean_<token>`.
+    """An Arrow expression over the columns `logit_<token>`, `unpatched_<token>`, `clean_<token>`.
 
-    `expression(pc.field("logit_7") - pc.field("clean_7"), [7])`; `name` is that of its column.
+    `expression(pc.field("logit_7") - pc.field("unpatched_7"), [7])`; `name` is that of its column.
+    The last two are `Beside`'s: of a sweep the corrupted and the clean example's own logits.
+
+    Raises:
+        ArgumentError: no expression, no name, or tokens that are none.
     """
+    if not name or not isinstance(name, str):
+        message = f"the column of an expression has a name, not {name!r}"
+        raise ArgumentError(message)
     ids = _tokens(*whole("tokens", tokens))
     if not isinstance(what, pa.compute.Expression):
         message = f"an Arrow expression is made by pyarrow.compute.field and such; {what!r} is none"
         raise ArgumentError(message)
 
-    def of(x: Floats, clean: Floats) -> Floats:
-        columns = {f"logit_{token}": x[:, i] for i, token in enumerate(ids)}
-        columns |= {f"clean_{token}": clean[:, i] for i, token in enumerate(ids)}
+    def of(x: Floats, beside: Beside) -> Floats:
+        each = {"logit": x, "unpatched": beside.unpatched, "clean": beside.clean}
+        columns = {f"{of}_{id}": y[:, i] for of, y in each.items() for i, id in enumerate(ids)}
         table = pa.table({key: np.ascontiguousarray(value) for key, value in columns.items()})
         try:
             found = ds.dataset(table).to_table(columns={name: what})[name]
         except pa.ArrowInvalid as error:
             message = f"the expression reads what is not there: it has {', '.join(columns)}"
             raise ArgumentError(message) from error
+        except (pa.ArrowException, NotImplementedError) as error:
+            message = f"Arrow cannot compute the expression of float32 columns: {error}"
+            raise ArgumentError(message) from error
+        if not pa.types.is_primitive(found.type):
+            message = f"the expression gives {found.type}, not a number for each row"
+            raise ArgumentError(message)
         return np.asarray(found.to_numpy(), np.float64)
 
     return Metric(name, ids, of, ids)

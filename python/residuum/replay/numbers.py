@@ -14,6 +14,9 @@ from residuum.errors import ArgumentError, SelectionError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it numbers are infinite in float32, which blocks are computed in."""
+
 
 def whole(what: str, values: ArrayLike) -> NDArray[np.int64]:
     """Whole numbers as int64 `[number]`; one alone is a list of it.
@@ -57,6 +60,8 @@ def real(what: str, values: ArrayLike) -> NDArray[Any]:
     Raises:
         ArgumentError: something else: text, None, complex numbers, lists of different lengths.
     """
+    if str(getattr(values, "dtype", "")) == "torch.bfloat16":
+        values = values.float()  # type: ignore[union-attr]  numpy has no such numbers
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -79,9 +84,9 @@ def factor(what: str, value: object) -> float:
     """
     if not isinstance(value, bool) and isinstance(value, int | float | np.integer | np.floating):
         number = float(value)
-        if np.isfinite(number):
+        if abs(number) <= LARGEST:
             return number
-    message = f"{what} is a finite number, not {value!r}"
+    message = f"{what} is a finite number of float32, not {value!r}"
     raise ArgumentError(message)
 
 

@@ -64,11 +64,11 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Resample:
-    """Put what another row did in their place, drawn anew for each row and never the row itself.
+    """Put what another row did in their place, drawn for each row and never the row itself.
 
     Attributes:
         rows: to draw from; all of the store by default.
-        seed: of the draw.
+        seed: of the draw, which depends on it and on the row alone.
     """
 
     rows: ArrayLike | None = None

@@ -118,6 +118,9 @@ def _senders(
     if not len(senders) or any(np.shape(sender) != (2,) for sender in senders):
         message = f"senders are a list of (layer, head), not {senders!r}"
         raise ArgumentError(message)
+    if len({tuple(map(int, sender)) for sender in senders}) < len(senders):
+        message = f"a sender is named twice among {list(senders)}"
+        raise ArgumentError(message)
     for layer, head in senders:
         replay.resolver.layers(layer)
         replay.resolver.heads(Site.Z, head)

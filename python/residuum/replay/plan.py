@@ -6,7 +6,7 @@ A *run* is one example with its edits. For each layer there are masks `[run, tok
     keys    its keys and values are computed; those of other tokens come from the cached stream
     queries its way through the block is computed
     entered what enters the block counts: for its own way, or for its keys
-    mixed   of these, z is not what the store holds, and counts
+    mixed   of these, z is not what the store holds, and counts; or q is asked for
     attn    of these, what attention adds to the stream counts: no edit puts something else there
     mlp     likewise what the MLP adds
 
@@ -204,6 +204,8 @@ class _Backward:
         mixed = attn & ~given[Site.Z]
         if self.stored_z(layer):
             mixed &= self.forward.mixed[layer]
+        # Queries are computed on the way to z, also for those who only look at them.
+        mixed |= read.get(Site.Q, np.zeros_like(mixed))
         return passing & ~after, mixed, attn, mlp
 
 

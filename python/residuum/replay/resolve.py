@@ -9,7 +9,7 @@ import numpy as np
 
 from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.replay.edit import ORDER, Edit
-from residuum.replay.numbers import factor, real, rows_below, single, whole
+from residuum.replay.numbers import LARGEST, factor, real, rows_below, single, whole
 from residuum.replay.patch import (
     Add,
     Donor,
@@ -226,6 +226,13 @@ class Resolver:
             raise SiteError(message)
         return heads
 
+    def width(self, site: Site, n_token: int) -> int:
+        """Numbers that a site has at a token of an example so long."""
+        n_head = self.n_head(site)
+        if n_head is None:
+            return self.of.d_model
+        return n_head * (n_token if site is Site.PATTERN else self.of.d_head)
+
     def n_head(self, site: Site) -> int | None:
         """Heads of a site, None where it has no such axis."""
         if "head" in site.axes:
@@ -316,8 +323,8 @@ class _Made:
     def given(self, values: ArrayLike, place: int) -> Floats:
         """A user's numbers for one layer."""
         array = real(f"the numbers for {self.site}", values)
-        if not np.isfinite(array).all():
-            message = f"the numbers for {self.site} are finite, not NaN or infinite"
+        if not (np.abs(array) <= LARGEST).all():
+            message = f"the numbers for {self.site} are finite in float32: one is NaN or too large"
             raise ArgumentError(message)
         shape = self.shape()
         try:
@@ -428,12 +435,17 @@ class _Made:
         pool = np.arange(n_row)
         if value.rows is not None:
             pool = np.unique(rows_below(value.rows, n_row, store.path))
-        rng = np.random.default_rng(abs(single("a seed", value.seed)))
+        seed = single("a seed", value.seed)
+        if seed < 0:
+            message = f"a seed is a whole number from 0, not {seed}"
+            raise ArgumentError(message)
         others = len(pool) - np.isin(self.rows, pool)
         if (others < 1).any():
             message = "there is no other row to draw from"
             raise ArgumentError(message)
-        number = rng.integers(0, others)
+        # A row's donor depends on the row and the seed alone, not on what else a patch names.
+        draws = [np.random.default_rng([seed, row]).random() for row in self.rows.tolist()]
+        number = (np.array(draws) * others).astype(np.int64)
         # Skip the row's own place in the pool.
         own = np.searchsorted(pool, self.rows)
         number += np.isin(self.rows, pool) & (number >= own)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from residuum.errors import ArgumentError
 from residuum.replay.edit import Edit, changing
+from residuum.replay.metrics import Beside
 from residuum.replay.numbers import single, whole
 from residuum.replay.patch import Patch
 from residuum.replay.plan import Read, Run
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from residuum.replay.patch import Value
     from residuum.replay.resolve import Example
 
+_SHARE = 4
+"""One part in so many of the budget is for the numbers of patches that wait for their turn."""
 AXES = ("layer", "token", "head")
 COLUMNS = ("clean", "corrupted", "example", *AXES)
 """Of the tables, beside the metric's."""
@@ -175,6 +178,8 @@ def _cell(
         shift=None if edit.shift is None else pick(edit.shift),
         turn=None if edit.turn is None else edit.turn[chosen],
     )
+    if part.is_identity:
+        return None
     return part if there is None else changing(part, pick(there))
 
 
@@ -250,33 +255,110 @@ def _swept(
 ) -> pa.Table:
     """A row for each cell of each pair."""
     metrics = metrics_of(replay, metric, every)
-    at = single("the token `at`", at)
-    where = replay.resolver.site(site)
-    over = (over,) if isinstance(over, str) else tuple(over)
-    wrong = [axis for axis in over if axis not in AXES]
-    if wrong or "layer" not in over or len(set(over)) < len(over):
-        message = f"a sweep goes over layer, and token or head if you like, not over {list(over)}"
-        raise ArgumentError(message)
-    if "head" in over and replay.resolver.n_head(where) is None:
-        message = f"{where} has no heads to sweep over"
-        raise ArgumentError(message)
-    chosen = replay.resolver.layers(layers)
-    found, all_runs = [], []
-    for pair in every:
-        n_token = pair.target.n_token
-        mine, last = positions(tokens, n_token), positions(at, n_token)
-        one = cells(replay, pair, where, over, chosen, mine, last, value)
-        found.append((pair, one))
-        all_runs += one.runs
-    streams = replay.streams(all_runs)
-    tables, begin = [], 0
-    for (pair, one), of in zip(found, metrics, strict=True):
-        end = begin + len(one.runs)
-        tables.append(
-            metric_columns(replay, pair, one.columns, streams[begin:end], one.place, of, at)
-        )
-        begin = end
+    grid = _Grid(replay, site, over, layers, tokens, at)
+    tables: list[pa.Table] = []
+    with replay.reporter() as bar:
+        bar.start(sum(map(grid.n_cell, every)), 0)
+        for group in _groups(grid.made(every, value), grid.most):
+            streams = replay.streams([run for _, one in group for run in one.runs], bar)
+            for number, one in group:
+                mine, streams = streams[: len(one.runs)], streams[len(one.runs) :]
+                pair, of = every[number], metrics[number]
+                tables.append(
+                    metric_columns(replay, pair, one.columns, mine, one.place, of, grid.at)
+                )
+                # Cells that change nothing were not computed.
+                bar.advance(done=len(one.columns["layer"]) - len(one.runs), rows=0, n_bytes=0)
     return pa.concat_tables(tables)
+
+
+def sweep_runs(
+    replay: Replay,
+    site: str,
+    clean: int | Sequence[int],
+    corrupted: int | Sequence[int],
+    over: Sequence[str],
+    layers: Sequence[int] | None,
+    tokens: Sequence[int] | None,
+    at: int,
+) -> list[Run]:
+    """The runs of a sweep."""
+    every = pairs(replay, clean, corrupted)
+    grid = _Grid(replay, site, over, layers, tokens, at)
+    return [run for _, one in grid.made(every, None) for run in one.runs]
+
+
+class _Grid:
+    """The axes of a sweep: which cells each pair has."""
+
+    def __init__(
+        self,
+        replay: Replay,
+        site: str,
+        over: Sequence[str],
+        layers: Sequence[int] | None,
+        tokens: Sequence[int] | None,
+        at: int,
+    ) -> None:
+        """Refuse axes that there are not.
+
+        Raises:
+            ArgumentError, SiteError: an axis, site, layer or token that means nothing here.
+        """
+        self.replay, self.tokens = replay, tokens
+        self.at = single("the token `at`", at)
+        self.site = replay.resolver.site(site)
+        if not isinstance(over, str | list | tuple):
+            message = f"`over` names axes, such as ('layer', 'token'), not {over!r}"
+            raise ArgumentError(message)
+        self.over = (over,) if isinstance(over, str) else tuple(over)
+        wrong = [axis for axis in self.over if axis not in AXES]
+        if wrong or "layer" not in self.over or len(set(self.over)) < len(self.over):
+            message = (
+                "a sweep goes over layer, and token or head if you like, not over "
+                f"{list(self.over)}"
+            )
+            raise ArgumentError(message)
+        if "head" in self.over and replay.resolver.n_head(self.site) is None:
+            message = f"{self.site} has no heads to sweep over"
+            raise ArgumentError(message)
+        self.layers = replay.resolver.layers(layers)
+        self.most = replay.memory_bytes // _SHARE
+
+    def n_cell(self, pair: Pair) -> int:
+        """Cells of a pair."""
+        n_token = len(positions(self.tokens, pair.target.n_token)) if "token" in self.over else 1
+        n_head = (self.replay.resolver.n_head(self.site) or 1) if "head" in self.over else 1
+        return len(self.layers) * n_token * n_head
+
+    def made(self, every: Sequence[Pair], value: Value | None) -> Iterator[tuple[int, Cells]]:
+        """Numbers of pairs, with some layers' cells each: as many as the budget has room for."""
+        for number, pair in enumerate(every):
+            n_token = pair.target.n_token
+            mine, last = positions(self.tokens, n_token), positions(self.at, n_token)
+            width = self.replay.resolver.width(self.site, n_token)
+            step = max(1, self.most // (4 * len(mine) * width))
+            for begin in range(0, len(self.layers), step):
+                some = self.layers[begin : begin + step]
+                yield (
+                    number,
+                    cells(self.replay, pair, self.site, self.over, some, mine, last, value),
+                )
+
+
+def _groups(made: Iterator[tuple[int, Cells]], most: int) -> Iterator[list[tuple[int, Cells]]]:
+    """Cells of pairs whose patches hold at most so many bytes together, or one pair's."""
+    group: list[tuple[int, Cells]] = []
+    held = 0
+    for number, one in made:
+        mine = sum(edit.n_bytes for run in one.runs for edit in run.edits)
+        if group and held + mine > most:
+            yield group
+            group, held = [], 0
+        group.append((number, one))
+        held += mine
+    if group:
+        yield group
 
 
 def metric_columns(
@@ -304,18 +386,19 @@ def metric_columns(
     top = base
     if pair.source != pair.target:
         top = replay.logits(replay.final(pair.source.first_row + last), metric)
-    n = len(columns["layer"])
-    values = np.full(n, metric.of(base, base)[0])
+    n, beside = len(columns["layer"]), Beside(base, top)
+    values = np.full(n, metric.of(base, beside)[0])
     if len(streams):
         logits = replay.logits(np.concatenate(streams), metric)
-        values[place] = metric.of(logits, np.broadcast_to(base, logits.shape))
+        each = [np.broadcast_to(one, logits.shape) for one in (base, top)]
+        values[place] = metric.of(logits, Beside(*each))
     return pa.table(
         {
             "clean": np.full(n, pair.clean),
             "corrupted": np.full(n, pair.corrupted),
             **columns,
             metric.name: values,
-            f"{metric.name}_clean": np.full(n, metric.of(top, base)[0]),
-            f"{metric.name}_corrupted": np.full(n, metric.of(base, base)[0]),
+            f"{metric.name}_clean": np.full(n, metric.of(top, beside)[0]),
+            f"{metric.name}_corrupted": np.full(n, metric.of(base, beside)[0]),
         }
     )

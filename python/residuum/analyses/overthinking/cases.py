@@ -100,6 +100,9 @@ class Editor:
 
     def _places(self, case: Case) -> list[tuple[Site, int, "Ints | None"]]:
         sites = (Site.Q, Site.K, Site.V) if self.kind == "uniform_qkv" else (Site.Z,)
+        config = self.replay.store.model.get("config") or {}
+        if case.blocks and config.get("model_type") == "gptj":
+            sites = (Site.Z,)  # of whole blocks of GPT-J the paper's code zeroes what they give
         if case.name == "late_mlp":
             return [(Site.MLP_OUT, layer, None) for layer in case.blocks]
         if case.blocks:
