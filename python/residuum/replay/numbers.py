@@ -60,10 +60,11 @@ def real(what: str, values: ArrayLike) -> NDArray[Any]:
     Raises:
         ArgumentError: something else: text, None, complex numbers, lists of different lengths.
     """
+    widened: Any = values
     if str(getattr(values, "dtype", "")) == "torch.bfloat16":
-        values = values.float()  # type: ignore[union-attr]  numpy has no such numbers
+        widened = widened.float()  # numpy has no such numbers
     try:
-        array = np.asarray(values)
+        array = np.asarray(widened)
     except (ValueError, TypeError) as error:
         message = f"{what} are real numbers, not {values!r}"
         raise ArgumentError(message) from error
