@@ -231,7 +231,7 @@ class _Layer:
     def entering(self, stream: Array) -> Array:
         """What enters the block, with its edits, `[row, d_model]`."""
         course = self.course
-        place = course.place[self.run_of, self.token_of]
+        place = course.place[self.led_by, self.token_of]
         dirty = self.plan.dirty[self.layer][self.run_of, self.token_of]
         computed = dirty & (place >= 0)
         stored = self.start[course.example[self.run_of]] + self.token_of
@@ -245,6 +245,13 @@ class _Layer:
                 self.apply(edit, x, rows, places)
         self.keep(Site.RESID_PRE, x, every)
         return x
+
+    @property
+    def led_by(self) -> Rows:
+        """The run that computed what enters, for each row."""
+        shared = self.plan.shared
+        leads = shared.until[self.run_of] == self.layer
+        return np.where(leads, shared.leader[self.run_of], self.run_of)
 
     def own_keys(self, h: Array) -> Keys:
         """The keys that runs compute themselves."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from residuum.replay.shared import shared
 from residuum.sites import Site
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from residuum.replay.architecture import Architecture
     from residuum.replay.edit import Edit
+    from residuum.replay.shared import Shared
 
     Mask = NDArray[np.bool_]
 
@@ -66,6 +68,7 @@ class Plan:
         edits: by layer and site, (number of the run, edit).
         changed: bool `[run, token]` for each read site and layer: what a read finds computed;
             elsewhere it is what the store holds.
+        shared: whose stream runs go on from, where several begin alike.
     """
 
     runs: Sequence[Run]
@@ -79,6 +82,7 @@ class Plan:
     mlp: list[Mask]
     edits: dict[tuple[int, Site], list[tuple[int, Edit]]]
     changed: dict[tuple[int, Site], Mask]
+    shared: Shared
 
 
 def plan(runs: Sequence[Run], of: Architecture, stored_z: Callable[[int], bool]) -> Plan:
@@ -90,11 +94,14 @@ def plan(runs: Sequence[Run], of: Architecture, stored_z: Callable[[int], bool])
             edits.setdefault((edit.layer, edit.site), []).append((number, edit))
     forward = _Forward(runs, n_token, edits, of)
     touched = [forward.layer(layer) for layer in range(of.n_layer)]
-    back = _Backward(runs, forward, of, stored_z)
+    begun = shared(runs)
+    back = _Backward(runs, forward, of, stored_z, begun)
     for layer in reversed(range(of.n_layer)):
         back.layer(layer, touched[layer])
     masks = {name: found[::-1] for name, found in back.found.items()}
-    return Plan(runs, n_token, forward.dirty, **masks, edits=edits, changed=forward.changed)
+    return Plan(
+        runs, n_token, forward.dirty, **masks, edits=edits, changed=forward.changed, shared=begun
+    )
 
 
 class _Forward:
@@ -169,8 +176,9 @@ class _Backward:
         forward: _Forward,
         of: Architecture,
         stored_z: Callable[[int], bool],
+        begun: Shared,
     ) -> None:
-        self.forward, self.of, self.stored_z = forward, of, stored_z
+        self.forward, self.of, self.stored_z, self.shared = forward, of, stored_z, begun
         self.asked = asked_for(runs, forward.shape)
         self.needed = np.zeros(forward.shape, bool)
         names = ("queries", "keys", "entered", "mixed", "attn", "mlp")
@@ -182,7 +190,8 @@ class _Backward:
         changed = self.forward.changed
         read = {s: mask & changed[at, s] for (at, s), mask in self.asked.items() if at == layer}
         own = [read.pop(site) for site in (Site.K, Site.V) if site in read]
-        passing = np.logical_or.reduce([touched & self.needed & ~given, *read.values()])
+        needed = self._led(layer, self.needed & ~given)
+        passing = np.logical_or.reduce([touched & needed, *read.values()])
         counts, mixed, attn, mlp = self._branches(layer, passing, read)
         reach = _reached(mixed, causal=self.of.causal) & self.forward.own
         keys = np.logical_or.reduce([self.forward.keys[layer] & reach, *own])
@@ -190,6 +199,13 @@ class _Backward:
         masks = (passing, keys, self.needed, mixed, attn, mlp)
         for name, mask in zip(self.found, masks, strict=True):
             self.found[name].append(mask)
+
+    def _led(self, layer: int, needed: Mask) -> Mask:
+        """What runs need of the block that their leaders compute last is the leaders' affair."""
+        for run in np.flatnonzero(self.shared.until == layer + 1):
+            needed[self.shared.leader[run]] |= needed[run]
+            needed[run] = False
+        return needed
 
     def _branches(
         self, layer: int, passing: Mask, read: dict[Site, Mask]
