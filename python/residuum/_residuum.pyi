@@ -21,6 +21,8 @@ __all__ = [
     "kmeans",
     "knn",
     "lens",
+    "lens_gradients",
+    "lens_marginal",
     "matmul",
     "moments",
     "object_create",
@@ -267,6 +269,29 @@ def lens(
     logit_scale: float,
     softcap: float | None,
 ) -> dict[str, Any]: ...
+def lens_gradients(
+    x: NDArray[np.float32],
+    w_u: NDArray[np.float32],
+    loss: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    *,
+    transposed: bool,
+    bias: NDArray[np.float32] | None,
+    reference: NDArray[np.float32] | None,
+    targets: NDArray[np.int32] | None,
+    logit_scale: float,
+    softcap: float | None,
+) -> None: ...
+def lens_marginal(
+    x: NDArray[np.float32],
+    w_u: NDArray[np.float32],
+    sum: NDArray[np.float64],
+    *,
+    transposed: bool,
+    bias: NDArray[np.float32] | None,
+    logit_scale: float,
+    softcap: float | None,
+) -> None: ...
 def attribution(
     z: NDArray[np.float32],
     w_o: NDArray[np.float32],

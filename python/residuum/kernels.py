@@ -103,6 +103,101 @@ def lens(
     return LensStats(**found)
 
 
+def lens_gradients(
+    x: ArrayLike,
+    w_u: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    reference: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Floats, Floats]:
+    """How far several lenses of the same rows are off, and which way is better.
+
+    The loss of a row is `KL(reference || row)` or, with targets, cross-entropy; in nats. The
+    logits of 128 rows a thread are in memory, and the reference's of some hundred.
+
+    Args:
+        x: `[layer, row, d_model]`, normed.
+        w_u: `[d_model, d_vocab]`; the transpose of a contiguous array is read in place.
+        bias: `[d_vocab]`.
+        reference: `[row, d_model]`, normed; the model's own last rows.
+        targets: in its place, integers `[row]`, negative for none: no loss and no gradient.
+        logit_scale: factor on the logits.
+        softcap: `softcap * tanh(logit / softcap)` where given.
+
+    Returns:
+        float32 `[layer, row]` and, by the entries of `x`, `[layer, row, d_model]`.
+
+    Raises:
+        ArgumentError: axes that do not fit, a target beyond the vocabulary, or not just one of
+            reference and targets.
+    """
+    rows = _floats("x", x, 3)
+    weight, transposed = _matrix("w_u", w_u)
+    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
+    _same_axis("d_model", ("x", rows.shape[2]), d_model)
+    loss, gradient = np.zeros(rows.shape[:2], np.float32), np.zeros(rows.shape, np.float32)
+    compared = _optional("reference", reference, 2)
+    if (reference is None) == (targets is None):
+        message = "a lens learns from a reference or from targets: give one of them"
+        raise ArgumentError(message)
+    if compared is not None:
+        _same_axis("d_model", ("reference", compared.shape[1]), d_model)
+    if rows.size:
+        _residuum.lens_gradients(
+            rows,
+            weight,
+            loss,
+            gradient,
+            transposed=transposed,
+            bias=_optional("bias", bias, 1),
+            reference=compared,
+            targets=None if targets is None else _integers("targets", targets),
+            logit_scale=logit_scale,
+            softcap=softcap,
+        )
+    return loss, gradient
+
+
+def lens_marginal(
+    x: ArrayLike,
+    w_u: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> NDArray[np.float64]:
+    """The probabilities that rows give to each token, summed: float64 `[d_vocab]`.
+
+    Args:
+        x: `[row, d_model]`, normed.
+        w_u: `[d_model, d_vocab]`; the transpose of a contiguous array is read in place.
+        bias: `[d_vocab]`.
+        logit_scale: factor on the logits.
+        softcap: `softcap * tanh(logit / softcap)` where given.
+
+    Raises:
+        ArgumentError: axes that do not fit.
+    """
+    rows = _floats("x", x, 2)
+    weight, transposed = _matrix("w_u", w_u)
+    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
+    _same_axis("d_model", ("x", rows.shape[1]), d_model)
+    out = np.zeros(weight.shape[0] if transposed else weight.shape[1])
+    _residuum.lens_marginal(
+        rows,
+        weight,
+        out,
+        transposed=transposed,
+        bias=_optional("bias", bias, 1),
+        logit_scale=logit_scale,
+        softcap=softcap,
+    )
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class Norm:
     """A model's normalisation.

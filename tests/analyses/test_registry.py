@@ -19,6 +19,7 @@ ALL = [
     "head_attribution",
     "logit_lens",
     "overthinking",
+    "tuned_lens",
 ]
 
 

@@ -22,7 +22,8 @@ ARROWS = {
     "query": {"store", *BASE},
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
-    "analyses": {"store", "query", "kernels", "replay", *BASE},
+    "analyses": {"store", "query", "kernels", "replay", "lenses", "quantities", *BASE},
+    "lenses": {"store", "kernels", "replay", "progress", "quantities", *BASE},
     "replay": {"store", "kernels", "progress", "quantities", *BASE},
     "prompts": {"errors", "readers"},
     "report": {"analyses", "errors", "sites"},
@@ -32,6 +33,8 @@ MODEL_LIBRARIES = {"torch", "transformers"}
 # `store["z"].torch()` hands tensors to those who have torch; it is imported when called.
 # `torch.save` files are torch's own; it is imported when one is read.
 TENSORS = {
+    "lenses/published.py",
+    "lenses/torch_kit.py",
     "replay/opening.py",
     "replay/torch_attention.py",
     "replay/torch_blocks.py",

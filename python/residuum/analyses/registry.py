@@ -71,7 +71,8 @@ class Analysis:
     of parameters that were left out, so that a result says what it is of. `exact` is for a method
     that claims an identity, such as parts that sum to a whole: a store with int8 sites, in which
     the numbers are not those that the model computed, is refused. `columns` are those of the inputs
-    that it reads; a store without them is not asked unless it is named.
+    that it reads; a store without them is not asked unless it is named. `trains` is for a method
+    that takes long on a large store, and is asked only by its name too.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Analysis:
     settle: Callable[["Store", Any], Any] = lambda _store, params: params
     exact: bool = False
     columns: tuple[str, ...] = ()
+    trains: bool = False
 
     def run(self, store: "Store", **params: object) -> Result:
         """The tables for these parameters, read from the store if they were asked for before.
@@ -175,7 +177,7 @@ def find(name: str) -> Analysis:
 
 
 def answerable(store: "Store") -> list[Analysis]:
-    """The analyses that can be run on a store without parameters."""
+    """The analyses that can be run on a store without parameters, and without much ado."""
     have, weights, columns = set(store.sites), set(store.weights), set(store.examples.schema.names)
     return [
         analysis
@@ -183,6 +185,7 @@ def answerable(store: "Store") -> list[Analysis]:
         if all(have.intersection(need) for need in analysis.sites)
         and weights.issuperset(analysis.weights)
         and columns.issuperset(analysis.columns)
+        and not analysis.trains
     ]
 
 

@@ -35,6 +35,7 @@ TABLE_MACROS = (
     TableMacro("activations", ("site",), ("layers", "heads", "rows", "direction")),
     TableMacro("head_logits", (), ("tokens", "layers", "rows")),
     TableMacro("logit_lens", (), ("layers", "k", "rows")),
+    TableMacro("tuned_lens", (), ("lens", "layers", "k", "rows")),
     TableMacro("nearest", ("site", "layer"), ("of", "to", "feature", "k", "metric")),
 )
 

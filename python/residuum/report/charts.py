@@ -111,6 +111,7 @@ def head_map(
     unit: str,
     signed: bool = False,
     high: float | None = None,
+    axes: tuple[str, str] = ("head", "layer"),
 ) -> Chart:
     """A map of heads: columns are heads, rows are layers, colour is `value`.
 
@@ -122,13 +123,15 @@ def head_map(
         unit: What the colour counts, for the legend.
         signed: Colours run both ways from 0 instead of up from 0.
         high: The value at the end of the scale; the largest one if not given.
+        axes: Fields that columns and rows are, of maps of other things.
 
     """
+    across, down = axes
     if high is None:
         high = largest(row[value] for row in rows)
-    shown = [name for name in rows[0] if name not in ("layer", "head")]
-    n_head = len({row["head"] for row in rows})
-    n_layer = len({row["layer"] for row in rows})
+    shown = [name for name in rows[0] if name not in axes]
+    n_head = len({row[across] for row in rows})
+    n_layer = len({row[down] for row in rows})
     roomy = n_head <= TEXT_CELLS
     decimals = 3 if high < 0.3 else 2 if high < 30 else 0
     small = within(SMALL_CELLS, MAP_WIDTH // n_head)
@@ -138,11 +141,11 @@ def head_map(
     else:
         scale = alt.Scale(domain=[0, high], nice=True, interpolate="lab")
     base = alt.Chart(data(rows)).encode(
-        x=alt.X("head:O", title="head", axis=cell_axis(orient="top")),
-        y=alt.Y("layer:O", title="layer", axis=cell_axis()),
+        x=alt.X(f"{across}:O", title=across.replace("_", " "), axis=cell_axis(orient="top")),
+        y=alt.Y(f"{down}:O", title=down.replace("_", " "), axis=cell_axis()),
         tooltip=[
-            "layer:O",
-            "head:O",
+            f"{down}:O",
+            f"{across}:O",
             *(_number(name, rows[0][name], unit if name == value else "") for name in shown),
         ],
     )
@@ -187,14 +190,17 @@ def _number(name: str, example: object, unit: str) -> alt.Tooltip:
     return alt.Tooltip(f"{name}:Q", title=title, format=form)
 
 
-def layer_lines(rows: Rows, *, title: str, says: str, unit: str) -> Chart:
-    """Lines over layers: mappings with `layer`, `value` and `series`, the name of the line."""
+def layer_lines(rows: Rows, *, title: str, says: str, unit: str, axis: str = "layer") -> Chart:
+    """Lines over layers: mappings with `layer`, `value` and `series`, the name of the line.
+
+    `axis` is what the layers are called, where they are something else.
+    """
     layers = sorted({row["layer"] for row in rows})
     labelled = layers[:: 1 + len(layers) // LAYER_LABELS]
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
             "layer:Q",
-            title="layer",
+            title=axis,
             axis=alt.Axis(format="d", values=labelled, grid=False, labelFlush=False),
             scale=alt.Scale(nice=False),
         ),
@@ -205,7 +211,11 @@ def layer_lines(rows: Rows, *, title: str, says: str, unit: str) -> Chart:
             sort=list(dict.fromkeys(row["series"] for row in rows)),
             legend=alt.Legend(orient="top", columns=1),
         ),
-        tooltip=["series:N", "layer:O", alt.Tooltip("value:Q", format=".4~g", title=unit)],
+        tooltip=[
+            "series:N",
+            alt.Tooltip("layer:O", title=axis),
+            alt.Tooltip("value:Q", format=".4~g", title=unit),
+        ],
     )
     chart = base.mark_line(point=alt.OverlayMarkDef(size=36, filled=True))
     return finish(chart.properties(width=LINE_WIDTH, height=LINE_HEIGHT), title=title, says=says)

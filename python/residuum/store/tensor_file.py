@@ -24,6 +24,7 @@ KINDS: dict[str, np.dtype[Any]] = {
 """The floating-point types of the format that numpy can hold."""
 
 _MAX_HEADER = 100 << 20
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,40 @@ def read_header(path: StorePath) -> dict[str, Tensor]:
         StoreError: the header is not believable.
     """
     size = path.size() if isinstance(path, S3Path) else path.stat().st_size
+    header, start = _header(path, size)
+    header.pop(_METADATA, None)
+    try:
+        return {name: _tensor(entry, start, size) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"{path} is damaged: its header is wrong: {error}"
+        raise StoreError(message) from error
+
+
+def read_metadata(path: StorePath) -> dict[str, str]:
+    """The texts that a file keeps beside its tensors.
+
+    Raises:
+        StoreError: the header is not believable.
+    """
+    size = path.size() if isinstance(path, S3Path) else path.stat().st_size
+    return dict(_header(path, size)[0].get(_METADATA) or {})
+
+
+def _header(path: StorePath, size: int) -> tuple[dict[str, Any], int]:
+    """The header, and where the data start."""
     length = int.from_bytes(_read(path, 0, min(8, size)), "little")
     if length > min(_MAX_HEADER, size - 8):
         message = f"{path} is damaged: its header claims {length} bytes"
         raise StoreError(message)
-    text = _read(path, 8, 8 + length)
     try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        return {name: _tensor(entry, 8 + length, size) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        header = json.loads(_read(path, 8, 8 + length))
+    except ValueError as error:
         message = f"{path} is damaged: its header is wrong: {error}"
         raise StoreError(message) from error
+    if not isinstance(header, dict):
+        message = f"{path} is damaged: its header is wrong: it is no object"
+        raise StoreError(message)
+    return header, 8 + length
 
 
 def _read(path: StorePath, start: int, end: int) -> bytes:
@@ -102,7 +125,7 @@ def header_bytes(
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
     """What stands before the data of tensors that follow in this order, by (dtype, shape)."""
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {} if metadata is None else {_METADATA: dict(metadata)}
     kinds = {dtype: kind for kind, dtype in KINDS.items()}
     offset = 0
     for name, (dtype, shape) in tensors.items():

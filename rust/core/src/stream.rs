@@ -4,6 +4,7 @@
 //! for_each_block ── one layer of a site, block after block, f32 ──▶ moments, cluster
 //! chunk statistics ── which chunks can hold a nearest row ──▶ knn
 //! Readout, residual ── how a store goes from stream to logits ──▶ lens, head_logits
+//! Translators ── what a tuned lens does before that ──▶ SQL
 //! ```
 //!
 //! A block has as many rows as the budget allows, in whole chunks, so that no chunk is read twice.
@@ -12,6 +13,7 @@ mod heads;
 mod lens;
 mod nearest;
 mod readout;
+mod tuned;
 
 use std::ops::Range;
 
@@ -19,6 +21,7 @@ pub use self::heads::{HeadLogits, head_logits};
 pub use self::lens::{LensBlock, lens};
 pub use self::nearest::knn;
 pub use self::readout::{Readout, Residual, final_residual, residual};
+pub use self::tuned::Translators;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kernels::kmeans::{Kmeans, KmeansOptions, assign, kmeans};

@@ -13,7 +13,10 @@ mod kernels_common;
 
 use kernels_common::{assert_close, cases, naive_matmul, transpose, uniform, with_threads};
 use proptest::prelude::*;
-use residuum_core::kernels::lens::{LensStats, NO_TOKEN, Unembed, lens, lens_layers};
+use residuum_core::kernels::lens::{
+    Gradient, LensStats, NO_TOKEN, Teacher, Unembed, lens, lens_gradients, lens_layers,
+    lens_marginal,
+};
 use residuum_core::kernels::matmul::MatRef;
 
 /// The definitions, over logits `[row, d_vocab]` in f64.
@@ -278,4 +281,132 @@ fn arguments_that_do_not_fit_are_named() {
     assert!(lens(&[0.0; 6], None, Some(&[0]), unembed, 1).is_err());
     let short = Unembed { bias: Some(&[0.0]), ..unembed };
     assert!(lens(&[0.0; 6], None, None, short, 1).is_err());
+}
+
+/// Losses and gradients of one layer.
+fn learnt(x: &[f32], teacher: Teacher<'_>, unembed: Unembed<'_>) -> (Vec<f32>, Vec<f32>) {
+    let (mut loss, mut gradient) = (vec![0.0; x.len() / unembed.weight.rows()], vec![0.0; x.len()]);
+    let out = Gradient { loss: &mut loss, gradient: &mut gradient };
+    lens_gradients(&[x], teacher, unembed, &mut [out]).unwrap();
+    (loss, gradient)
+}
+
+#[test]
+fn gradients_are_those_of_the_definition() {
+    // More than a block of rows, and a vocabulary that is no multiple of lanes or tiles.
+    let (rows, d, vocab) = (131, 7, 1043);
+    let (x, last, w) = (uniform(1, rows * d), uniform(2, rows * d), uniform(3, d * vocab));
+    let bias = uniform(4, vocab);
+    let mut targets = targets(5, rows, vocab);
+    targets[3] = -1;
+    for (scale, cap) in [(1.0, None), (0.5, Some(2.0))] {
+        let weight = MatRef::new(&w, d, vocab).unwrap();
+        let unembed = Unembed { weight, bias: Some(&bias), logit_scale: scale, softcap: cap };
+        let finish = |id: usize, v: f64| {
+            let logit = (v + f64::from(bias[id])) * f64::from(scale);
+            cap.map_or(logit, |cap| f64::from(cap) * (logit / f64::from(cap)).tanh())
+        };
+        let (naive, taught) =
+            (Naive::new(&x, &w, d, vocab, finish), Naive::new(&last, &w, d, vocab, finish));
+        let slope = |row: usize, id: usize| {
+            let slope = |cap: f32| 1.0 - (naive.logits[row][id] / f64::from(cap)).powi(2);
+            cap.map_or(1.0, slope) * f64::from(scale)
+        };
+        // By the weights `p` of the loss `-sum p ln q`, which sum to 1 or to 0.
+        let expected = |row: usize, p: &[f64]| -> Vec<f64> {
+            let (q, sum) = (Naive::log_softmax(&naive.logits[row]), p.iter().sum::<f64>());
+            let differs: Vec<f64> =
+                (0..vocab).map(|id| (q[id].exp() * sum - p[id]) * slope(row, id)).collect();
+            let along = |i: usize| {
+                let w = &w[i * vocab..(i + 1) * vocab];
+                differs.iter().zip(w).map(|(g, &w)| g * f64::from(w)).sum()
+            };
+            (0..d).map(along).collect()
+        };
+        let (loss, gradient) = learnt(&x, Teacher::Rows(&last), unembed);
+        assert_close(&loss, &naive.kl_from(&taught), 1e-5);
+        for row in 0..rows {
+            let p: Vec<f64> =
+                Naive::log_softmax(&taught.logits[row]).into_iter().map(f64::exp).collect();
+            assert_close(&gradient[row * d..(row + 1) * d], &expected(row, &p), 1e-5);
+        }
+        let (loss, gradient) = learnt(&x, Teacher::Tokens(&targets), unembed);
+        for (row, &target) in targets.iter().enumerate() {
+            let mut p = vec![0.0; vocab];
+            let mut surprise = 0.0;
+            if target >= 0 {
+                p[target as usize] = 1.0;
+                surprise = -Naive::log_softmax(&naive.logits[row])[target as usize];
+            }
+            assert_close(&loss[row..=row], &[surprise], 1e-5);
+            assert_close(&gradient[row * d..(row + 1) * d], &expected(row, &p), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_threads_or_on_other_rows() {
+    let (rows, d, vocab) = (300, 5, 700);
+    let (mut x, last, w) = (uniform(1, rows * d), uniform(2, rows * d), uniform(3, d * vocab));
+    let unembed = Unembed::new(MatRef::new(&w, d, vocab).unwrap());
+    let run =
+        |x: &[f32], threads| with_threads(threads, || learnt(x, Teacher::Rows(&last), unembed));
+    let clean = run(&x, 1);
+    assert_eq!(clean, run(&x, 3));
+    x[d] = f32::NAN;
+    let (loss, gradient) = run(&x, 2);
+    assert!(loss[1].is_nan() && gradient[d..2 * d].iter().all(|value| value.is_nan()));
+    assert_eq!((&loss[2..], &gradient[2 * d..]), (&clean.0[2..], &clean.1[2 * d..]));
+}
+
+#[test]
+fn a_masked_token_has_no_part_in_a_gradient() {
+    let (w, bias) = (vec![1.0, 2.0, 3.0], [0.0, f32::NEG_INFINITY, 0.0]);
+    let unembed = Unembed { bias: Some(&bias), ..Unembed::new(MatRef::new(&w, 1, 3).unwrap()) };
+    let (loss, gradient) = learnt(&[1.0], Teacher::Rows(&[0.5]), unembed);
+    let (q, p) = (1.0 / (1.0 + 2.0_f64.exp()), 1.0 / (1.0 + 1.0_f64.exp()));
+    let kl = p * (p / q).ln() + (1.0 - p) * ((1.0 - p) / (1.0 - q)).ln();
+    assert_close(&loss, &[kl], 1e-6);
+    assert_close(&gradient, &[(q - p) + 3.0 * (p - q)], 1e-6);
+}
+
+#[test]
+fn gradients_refuse_what_does_not_fit() {
+    let w = vec![0.0; 12];
+    let unembed = Unembed::new(MatRef::new(&w, 3, 4).unwrap());
+    let (mut loss, mut gradient) = (vec![0.0; 2], vec![0.0; 6]);
+    let mut refused = |x: &[f32], teacher: Teacher<'_>, losses: usize| {
+        let out = Gradient { loss: &mut loss[..losses], gradient: &mut gradient };
+        lens_gradients(&[x], teacher, unembed, &mut [out]).is_err()
+    };
+    assert!(!refused(&[0.0; 6], Teacher::Rows(&[0.0; 6]), 2));
+    assert!(refused(&[0.0; 6], Teacher::Rows(&[0.0; 3]), 2));
+    assert!(refused(&[0.0; 6], Teacher::Tokens(&[0, 4]), 2));
+    assert!(refused(&[0.0; 6], Teacher::Tokens(&[0]), 2));
+    assert!(refused(&[0.0; 6], Teacher::Rows(&[0.0; 6]), 1));
+    assert!(lens_gradients(&[&[0.0; 6]], Teacher::Tokens(&[0, 1]), unembed, &mut []).is_err());
+}
+
+#[test]
+fn a_marginal_is_the_sum_of_softmaxes() {
+    let (rows, d, vocab) = (150, 6, 523);
+    let (x, w, bias) = (uniform(1, rows * d), uniform(2, d * vocab), uniform(3, vocab));
+    let weight = MatRef::new(&w, d, vocab).unwrap();
+    let unembed = Unembed { bias: Some(&bias), ..Unembed::new(weight) };
+    let naive = Naive::new(&x, &w, d, vocab, |id, v| v + f64::from(bias[id]));
+    let mut expected = vec![0.0; vocab];
+    for row in &naive.logits {
+        let q = Naive::log_softmax(row);
+        expected.iter_mut().zip(q).for_each(|(sum, q)| *sum += q.exp());
+    }
+    let run = |threads| {
+        let mut sum = vec![0.0; vocab];
+        with_threads(threads, || lens_marginal(&x, unembed, &mut sum)).unwrap();
+        sum
+    };
+    let found = run(1);
+    let narrow: Vec<f32> = found.iter().map(|&sum| sum as f32).collect();
+    assert_close(&narrow, &expected, 1e-5);
+    assert_eq!(found, run(3));
+    assert!(lens_marginal(&x, unembed, &mut [0.0]).is_err());
 }

@@ -4,7 +4,7 @@
 //! version 1.2. A function of ours is a type in a file of its own; `ffi` turns it into callbacks.
 //!
 //! ```text
-//! DuckDB ──▶ ffi ──▶ activations · vec · sites · counters · head_logits · logit_lens · nearest
+//! DuckDB ──▶ ffi ──▶ activations · vec · sites · counters · head_logits · lens · nearest
 //!                        │ selection, spans: what a call asks for
 //!                        └──▶ registry ──▶ residuum_core::{Store, kernels, stream}
 //! ```
@@ -17,8 +17,8 @@ mod failure;
 #[allow(unsafe_code, reason = "the one place that calls DuckDB's C API; see its first lines")]
 mod ffi;
 mod head_logits;
+mod lens;
 mod listing;
-mod logit_lens;
 mod nearest;
 mod readout;
 mod registry;
@@ -36,7 +36,8 @@ fn register(connection: &Connection) -> Result<()> {
     connection.register_table::<activations::Activations>()?;
     connection.register_table::<counters::Counters>()?;
     connection.register_table::<head_logits::HeadLogits>()?;
-    connection.register_table::<logit_lens::LogitLens>()?;
+    connection.register_table::<lens::Lens<lens::Logit>>()?;
+    connection.register_table::<lens::Lens<lens::Tuned>>()?;
     connection.register_table::<nearest::Nearest>()?;
     connection.register_table::<sites::Sites>()?;
     connection.register_scalar(vec::Vector::list())?;

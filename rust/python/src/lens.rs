@@ -1,13 +1,15 @@
 //! Statistics of logits that are never stored.
 
-use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods,
+};
 use pyo3::{prelude::*, types::PyDict};
-use residuum_core::kernels::lens::{LensStats, Unembed};
+use residuum_core::kernels::lens::{Gradient, LensStats, Teacher, Unembed};
 
 use crate::{
     call::detached,
     error::argument,
-    matrix::{Floats, matrix, optional, slice},
+    matrix::{Floats, FloatsOut, matrix, optional, slice, slice_mut},
 };
 
 /// Lens statistics of normed rows `[row, d_model]`; arrays by name.
@@ -31,13 +33,78 @@ pub(crate) fn lens<'py>(
     let rows = slice(py, &x)?;
     // The same array as its own reference is told by its address, which spares its logits.
     let reference = optional(py, reference.as_ref())?;
-    let targets = targets.as_ref().map(|targets| {
-        targets.as_slice().map_err(|_| argument(py, "the array of targets is not contiguous"))
-    });
-    let targets = targets.transpose()?;
+    let targets = targets.as_ref().map(|targets| tokens(py, targets)).transpose()?;
     let stats =
         detached(py, || residuum_core::kernels::lens::lens(rows, reference, targets, unembed, k))?;
     to_dict(py, stats, x.shape().first().copied().unwrap_or(0))
+}
+
+/// Losses and gradients of lenses at normed rows `[layer, row, d_model]`, towards the rows
+/// `reference` or towards `targets`; into `loss [layer, row]` and `gradient`, like `x`.
+#[pyfunction]
+#[pyo3(signature = (
+    x, w_u, loss, gradient, *, transposed, bias, reference, targets, logit_scale, softcap
+))]
+#[allow(clippy::too_many_arguments, reason = "one keyword per property of the readout")]
+pub(crate) fn lens_gradients<'py>(
+    py: Python<'py>,
+    x: Floats<'py>,
+    w_u: Floats<'py>,
+    mut loss: FloatsOut<'py>,
+    mut gradient: FloatsOut<'py>,
+    transposed: bool,
+    bias: Option<Floats<'py>>,
+    reference: Option<Floats<'py>>,
+    targets: Option<PyReadonlyArray1<'py, i32>>,
+    logit_scale: f32,
+    softcap: Option<f32>,
+) -> PyResult<()> {
+    let weight = matrix(py, &w_u, transposed)?;
+    let unembed = Unembed { weight, bias: optional(py, bias.as_ref())?, logit_scale, softcap };
+    let (n_layer, n_row) = match *x.shape() {
+        [n_layer, n_row, _] if n_layer > 0 && n_row > 0 => (n_layer, n_row),
+        _ => return Err(argument(py, "the rows are [layer, row, d_model], none of them empty")),
+    };
+    let all = slice(py, &x)?;
+    let layers: Vec<&[f32]> = all.chunks_exact(all.len() / n_layer).collect();
+    let teacher = match (&reference, &targets) {
+        (Some(rows), None) => Teacher::Rows(slice(py, rows)?),
+        (None, Some(targets)) => Teacher::Tokens(tokens(py, targets)?),
+        _ => return Err(argument(py, "a lens learns from a reference or from targets")),
+    };
+    let losses = slice_mut(py, &mut loss)?.chunks_exact_mut(n_row);
+    let gradients = slice_mut(py, &mut gradient)?.chunks_exact_mut(all.len() / n_layer);
+    let mut out: Vec<Gradient<'_>> =
+        losses.zip(gradients).map(|(loss, gradient)| Gradient { loss, gradient }).collect();
+    detached(py, || {
+        residuum_core::kernels::lens::lens_gradients(&layers, teacher, unembed, &mut out)
+    })
+}
+
+/// Adds the softmax of each normed row `[row, d_model]` to `sum [d_vocab]`.
+#[pyfunction]
+#[pyo3(signature = (x, w_u, sum, *, transposed, bias, logit_scale, softcap))]
+#[allow(clippy::too_many_arguments, reason = "one keyword per property of the readout")]
+pub(crate) fn lens_marginal<'py>(
+    py: Python<'py>,
+    x: Floats<'py>,
+    w_u: Floats<'py>,
+    mut sum: PyReadwriteArray1<'py, f64>,
+    transposed: bool,
+    bias: Option<Floats<'py>>,
+    logit_scale: f32,
+    softcap: Option<f32>,
+) -> PyResult<()> {
+    let weight = matrix(py, &w_u, transposed)?;
+    let unembed = Unembed { weight, bias: optional(py, bias.as_ref())?, logit_scale, softcap };
+    let rows = slice(py, &x)?;
+    let sum =
+        sum.as_slice_mut().map_err(|_| argument(py, "the array of sums is not contiguous"))?;
+    detached(py, || residuum_core::kernels::lens::lens_marginal(rows, unembed, sum))
+}
+
+fn tokens<'a>(py: Python<'_>, targets: &'a PyReadonlyArray1<'_, i32>) -> PyResult<&'a [i32]> {
+    targets.as_slice().map_err(|_| argument(py, "the array of targets is not contiguous"))
 }
 
 fn to_dict(py: Python<'_>, stats: LensStats, n_row: usize) -> PyResult<Bound<'_, PyDict>> {

@@ -83,7 +83,8 @@ def test_identity(opened):
     one = asked(prompts)
     own = Put(everything(one), one.example, everything(one))
     scores = subject.scores(one, one.answers, [(), (own,), (Shift(everything(one), np.zeros(1)),)])
-    np.testing.assert_array_equal(scores.logprob[1], scores.logprob[2])
+    # A row's last bits depend on its place in a product, on some machines.
+    np.testing.assert_allclose(scores.logprob[1], scores.logprob[2], rtol=1e-5)
     for found in scores.logprob:
         np.testing.assert_allclose(found, plain(oracle, one), **CLOSE)
 

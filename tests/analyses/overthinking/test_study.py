@@ -241,7 +241,7 @@ def test_no_edit_changes_nothing(opened):
     store, _ = opened
     study, task, _, streams = replayed(store, Case("nothing"), "zero")
     last = study.lens.n_state - 1
-    plain = study.lens.stream(last, task.row[:, :, task.last].ravel())
+    plain = study.lens.states.read(last, task.row[:, :, task.last].ravel())
     np.testing.assert_array_equal(streams, plain)
 
 
@@ -420,11 +420,11 @@ def test_label_copying_is_the_change_of_the_frozen_logit(gpt2):
     for row, shown, query in zip(
         *(labels[c].to_pylist() for c in labels.column_names), strict=True
     ):
-        final = study.lens.stream(3, np.array([query]))[0].astype(float)
+        final = study.lens.states.read(3, np.array([query]))[0].astype(float)
         divisor = np.sqrt(final.var() + 1e-5)
         for layer in range(3):
             block = study.weights.block(layer)
-            x = study.lens.stream(layer, np.array([row]))[0].astype(float)
+            x = study.lens.states.read(layer, np.array([row]))[0].astype(float)
             x = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * block.norms[0].w + block.norms[0].b
             v = (x @ block.v.w + block.v.b).reshape(5, 7)
             for head in range(5):

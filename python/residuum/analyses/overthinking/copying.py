@@ -42,11 +42,11 @@ def copying(
     if of.post_norm or weights.block(0).branch_norms:
         message = (
             f"label copying needs heads that add to the stream, but the blocks of the model in "
-            f"{lens.store.path} norm what they give"
+            f"{lens.states.store.path} norm what they give"
         )
         raise StoreError(message)
     rows, shown, query = (labels[name].to_numpy() for name in ("row", "shown_label", "query_row"))
-    final = lens.stream(lens.n_state - 1, query)
+    final = lens.states.read(lens.n_state - 1, query)
     divisor = lens.readout.norm.scale(final).astype(np.float64)  # [label]
     directions, _ = lens.readout.linear(task.token_id.astype(np.int32))  # [class, d_model]
     found = np.empty((of.n_layer, of.n_head))
@@ -99,7 +99,7 @@ def looked_at(task: "Task", demos: "pa.Table", lens: "Lens") -> "pa.Table":
     Raises:
         SiteError: the tokens of labels are not stored.
     """
-    connection = lens.store.connect()
+    connection = lens.states.store.connect()
     try:
         connection.register("demos", demos)
         given = {"dataset": task.dataset, "format": task.format, "setting": task.setting}
@@ -108,8 +108,8 @@ def looked_at(task: "Task", demos: "pa.Table", lens: "Lens") -> "pa.Table":
         connection.close()
     if found["row"].null_count or not found.num_rows:
         message = (
-            f"label copying reads the tokens of labels before the last, and {lens.store.path} "
-            "holds not all of them: capture with --positions all"
+            "label copying reads the tokens of labels before the last, and "
+            f"{lens.states.store.path} holds not all of them: capture with --positions all"
         )
         raise SiteError(message)
     order = np.random.default_rng(0).permutation(found.num_rows)[:MOST]

@@ -42,8 +42,8 @@ def curve(task: Task, lens: "Lens", *, all_demos: bool) -> Curve:
     if task.last not in stored:
         message = (
             f"overthinking reads the token before the last label of each prompt, and "
-            f"{lens.store.path} does not hold all of them: capture with --positions all, or a "
-            "column that marks them"
+            f"{lens.states.store.path} does not hold all of them: capture with --positions all, "
+            "or a column that marks them"
         )
         raise SiteError(message)
     few = [demo for demo in dict.fromkeys((0, task.last)) if demo in stored]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum import kernels
-from residuum.errors import SiteError
+from residuum.lenses.states import States
 from residuum.replay.readout import Floats, readout
 from residuum.store.batches import blocks
 
@@ -47,9 +47,9 @@ class Lens:
         Raises:
             StoreError: the model has no unembedding.
         """
-        self.store = store
         self.readout = readout(store, analysis="overthinking")
-        self.n_state = int(store.model["n_layer"]) + 1
+        self.states = States(store, analysis="overthinking")
+        self.n_state = self.states.n_state
         self.double = double
 
     def of_stream(self, stream: Floats, token_id: "Ints", *, last: bool = True) -> Seen:
@@ -74,7 +74,7 @@ class Lens:
         rows = task.row[:, :, demos]
         parts = [
             self.of_stream(
-                self.stream(state, rows.ravel()[part]),
+                self.states.read(state, rows.ravel()[part]),
                 task.token_id,
                 last=state == self.n_state - 1,
             )
@@ -84,25 +84,3 @@ class Lens:
             np.concatenate([part.p for part in parts]).reshape(*rows.shape, -1),
             np.concatenate([part.top for part in parts]).reshape(*rows.shape, -1),
         )
-
-    def stream(self, state: int, rows: "Ints") -> Floats:
-        """Rows of a state, float32 `[row, d_model]`.
-
-        Raises:
-            SiteError: it was not captured.
-        """
-        ways: list[tuple[str, int | None]] = [("resid_pre", state), ("resid_post", state - 1)]
-        if state == 0:
-            ways[1] = ("embed", None)
-        if state == self.n_state - 1:
-            ways[0] = ("resid_final", None)
-        for site, layer in ways:
-            if site in self.store.sites and (layer is None or layer in self.store[site].layers):
-                read = self.store[site].read(rows=rows, layers=layer)
-                return np.asarray(read, np.float32)
-        named = " or ".join(site if at is None else f"{site} of layer {at}" for site, at in ways)
-        message = (
-            f"overthinking reads state {state}, for which {self.store.path} would need {named}: "
-            "add it with `residuum capture … --append --site embed --site resid_post`"
-        )
-        raise SiteError(message)

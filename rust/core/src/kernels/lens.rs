@@ -8,6 +8,8 @@
 //!
 //! A tile is small enough to stay in cache while its statistics are taken.
 
+mod gradient;
+mod marginal;
 mod row_state;
 mod scan;
 
@@ -15,6 +17,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub use self::gradient::{Gradient, Teacher, lens_gradients};
+pub use self::marginal::lens_marginal;
 use self::row_state::RowState;
 use self::scan::{Block, Scanned};
 use super::check::{rows_of, same_axis};

@@ -153,6 +153,23 @@ impl Store {
         Weights::open(&self.path.join("weights").join("readout.safetensors"))
     }
 
+    /// The tensors of a tuned lens of that name, `lenses/<name>.safetensors`.
+    ///
+    /// # Errors
+    /// If there is none, or its header is not believable.
+    pub fn lens(&self, name: &str) -> Result<Weights> {
+        let path = self.path.join("lenses").join(format!("{name}.safetensors"));
+        let plain = !name.is_empty() && !name.contains(['/', '\\']);
+        if !plain || !files::exists(&path)? {
+            return Err(Error::argument(format!(
+                "{} has no lens `{name}`: train one with `residuum run tuned_lens {0}`, or save a \
+                 published one with residuum.lenses.save",
+                self.path.display()
+            )));
+        }
+        Weights::open(&path)
+    }
+
     /// The decoded text of every token id; read once.
     ///
     /// # Errors

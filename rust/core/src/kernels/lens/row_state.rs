@@ -3,7 +3,7 @@
 use crate::vector::{self, LANE};
 
 /// Differences below this are treated as this: the exponential there is the smallest normal f32.
-const FLOOR: f32 = -87.3;
+pub(super) const FLOOR: f32 = -87.3;
 
 /// Running statistics of one row, relative to the largest logit so far.
 #[derive(Debug, Clone)]

@@ -231,7 +231,7 @@ impl Unembed<'_> {
     }
 
     /// Logits of the tokens in `tile` for the rows of `x`, into the start of `out [row, tile]`.
-    fn logits(&self, x: MatRef<'_>, tile: Range<usize>, out: &mut [f32]) {
+    pub(super) fn logits(&self, x: MatRef<'_>, tile: Range<usize>, out: &mut [f32]) {
         let (rows, width) = (x.rows(), tile.len());
         let out = &mut out[..rows * width];
         let weight = self.weight.col_block(tile.start, width);

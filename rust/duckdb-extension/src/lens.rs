@@ -1,14 +1,16 @@
-//! `residuum_logit_lens(store, …)`: what the model would predict if it stopped after each layer.
+//! `residuum_logit_lens(store, …)`: what the model would predict if it stopped after each layer;
+//! `residuum_tuned_lens(store, lens := …)`: the same through the translators of a tuned lens.
 //!
 //! `layer` l reads the stream that leaves block l (`resid_post[l]`, or what equals it) through the final
 //! norm and the unembedding; the last layer gives the model's own logits. Logits exist a tile at a
 //! time, inside the kernel.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
 use residuum_core::kernels::lens::{LensStats, NO_TOKEN, lens_layers};
-use residuum_core::stream::{Readout, Residual, final_residual, residual};
+use residuum_core::stream::{Readout, Residual, Translators, final_residual, residual};
 use residuum_core::{SiteArray, Store};
 
 use crate::blocks::Cursor;
@@ -28,14 +30,63 @@ const BLOCK_ROWS: usize = 256;
 const BUDGET_BYTES: usize = 128 << 20;
 const DEFAULT_K: i64 = 5;
 
+/// The lens that training saves unless told otherwise.
+const DEFAULT_LENS: &str = "tuned";
+
+/// What tells one lens function from the other.
+pub(crate) trait Kind: Send + Sync + 'static {
+    /// Its name in SQL.
+    const NAME: &'static str;
+    /// Names and types of the optional arguments.
+    const NAMED: &'static [(&'static str, SqlType)];
+    /// The lens that the call names, if it is of a kind that has one.
+    fn lens(arguments: &Arguments) -> Option<String>;
+}
+
+/// The final norm and the unembedding alone.
+#[derive(Debug)]
+pub(crate) struct Logit;
+
+impl Kind for Logit {
+    const NAME: &'static str = "residuum_logit_lens";
+    const NAMED: &'static [(&'static str, SqlType)] =
+        &[("layers", SqlType::BigIntList), ("k", SqlType::BigInt), ("rows", SqlType::BigIntList)];
+
+    fn lens(_: &Arguments) -> Option<String> {
+        None
+    }
+}
+
+/// Translators before them.
+#[derive(Debug)]
+pub(crate) struct Tuned;
+
+impl Kind for Tuned {
+    const NAME: &'static str = "residuum_tuned_lens";
+    const NAMED: &'static [(&'static str, SqlType)] = &[
+        ("lens", SqlType::Varchar),
+        ("layers", SqlType::BigIntList),
+        ("k", SqlType::BigInt),
+        ("rows", SqlType::BigIntList),
+    ];
+
+    fn lens(arguments: &Arguments) -> Option<String> {
+        let named = arguments.option("lens").map(|value| value.text());
+        Some(named.unwrap_or_else(|| DEFAULT_LENS.to_owned()))
+    }
+}
+
 /// One bound call.
 #[derive(Debug)]
-pub(crate) struct LogitLens {
+pub(crate) struct Lens<K> {
     store: Arc<Store>,
     rows: Spans,
     /// Layers in ascending order, each with the place of its stream.
     layers: Vec<(usize, Residual)>,
     k: usize,
+    /// The name of the tuned lens whose translators come first.
+    tuned: Option<String>,
+    kind: PhantomData<K>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +123,7 @@ const COLUMNS: &[(&str, SqlType, Content)] = &[
 pub(crate) struct Scan {
     projection: Vec<usize>,
     readout: Option<Readout>,
+    translators: Option<Translators>,
     words: Option<Arc<Vec<String>>>,
     final_stream: Option<Residual>,
     target: Option<Arc<SiteArray>>,
@@ -85,11 +137,10 @@ pub(crate) struct Block {
     layers: Vec<LensStats>,
 }
 
-impl TableFunction for LogitLens {
-    const NAME: &'static str = "residuum_logit_lens";
+impl<K: Kind> TableFunction for Lens<K> {
+    const NAME: &'static str = K::NAME;
     const POSITIONAL: &'static [SqlType] = &[SqlType::Varchar];
-    const NAMED: &'static [(&'static str, SqlType)] =
-        &[("layers", SqlType::BigIntList), ("k", SqlType::BigInt), ("rows", SqlType::BigIntList)];
+    const NAMED: &'static [(&'static str, SqlType)] = K::NAMED;
     type Scan = Scan;
     type Worker = Cursor<Block>;
 
@@ -112,7 +163,11 @@ impl TableFunction for LogitLens {
             )));
         }
         let rows = Spans::new(rows(arguments, &site)?, site.n_row(), site.spec().chunk_rows);
-        Ok(Self { store, rows, layers, k })
+        let tuned = K::lens(arguments);
+        if let Some(name) = &tuned {
+            store.lens(name)?;
+        }
+        Ok(Self { store, rows, layers, k, tuned, kind: PhantomData })
     }
 
     fn columns(&self) -> Vec<(String, SqlType)> {
@@ -130,9 +185,18 @@ impl TableFunction for LogitLens {
         let numbers = [Content::Row, Content::Layer, Content::Rank];
         let computes = projection.iter().any(|&column| !numbers.contains(&COLUMNS[column].2));
         let target = uses(&[Content::TargetRank, Content::TargetLogprob]);
+        let readout = computes.then(|| Readout::load(&self.store)).transpose()?;
+        let translators = match (&readout, &self.tuned) {
+            (Some(readout), Some(name)) => {
+                let layers = self.layers.iter().map(|&(layer, _)| layer);
+                Some(Translators::load(&self.store, name, layers, readout.d_model())?)
+            }
+            _ => None,
+        };
         Ok(Scan {
             projection: projection.to_vec(),
-            readout: computes.then(|| Readout::load(&self.store)).transpose()?,
+            readout,
+            translators,
             words: uses(&[Content::Token]).then(|| self.store.vocabulary()).transpose()?,
             final_stream: uses(&[Content::KlToFinal])
                 .then(|| final_residual(&self.store).ok())
@@ -172,7 +236,7 @@ impl TableFunction for LogitLens {
     }
 }
 
-impl LogitLens {
+impl<K: Kind> Lens<K> {
     fn compute(&self, scan: &Scan, rows: Range<usize>) -> Result<Block> {
         let Some(readout) = &scan.readout else { return Ok(Block { rows, layers: Vec::new() }) };
         let (n_row, d_model) = (rows.len(), readout.d_model());
@@ -200,8 +264,12 @@ impl LogitLens {
         for layers in self.layers.chunks(together) {
             let states: Vec<Vec<f32>> = layers
                 .iter()
-                .map(|(_, place)| {
-                    normed(read_residual(place, self.rows.rows(rows.clone()), n_row)?)
+                .map(|(layer, place)| {
+                    let raw = read_residual(place, self.rows.rows(rows.clone()), n_row)?;
+                    normed(match &scan.translators {
+                        Some(translators) => translators.apply(*layer, raw)?,
+                        None => raw,
+                    })
                 })
                 .collect::<Result<_>>()?;
             let slices: Vec<&[f32]> = states.iter().map(Vec::as_slice).collect();

@@ -1,0 +1,50 @@
+"""The tuned lens: what the model believes at every state, through affine maps that are trained.
+
+Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens, arXiv
+2303.08112. The lens is trained on the store's own stream, or one that is there is taken: of the
+store by its name, or a published checkpoint by its folder. It is judged on examples that it was not
+trained on, beside the logit lens.
+
+    study.py     the lens, the rows it is judged on       quality.py    KL, cross-entropy, bias
+    trajectory.py  tokens by layers                       transfer.py   translators elsewhere
+    depth.py     where the prediction settles
+
+Departures: translators are float32 (the package computes them in bfloat16), the cap and factor of
+logits are applied. Layers are counted as in the paper: 0 is the embedding, l enters block l, and
+the last is the model's own output. `block`, SQL's layer, is the one that a state leaves.
+"""
+
+from typing import TYPE_CHECKING
+
+from residuum.analyses.registry import Analysis, Tables
+from residuum.analyses.tuned_lens.depth import difficulty
+from residuum.analyses.tuned_lens.params import EXPERIMENTS, Params
+from residuum.analyses.tuned_lens.study import Study, settled
+from residuum.analyses.tuned_lens.tables import SPECS, tabled
+
+if TYPE_CHECKING:
+    from residuum.store import Store
+
+
+def compute(store: "Store", params: Params) -> Tables:
+    """Train or find the lens, then do the parts that are asked for."""
+    study = Study(store, params)
+    tables = {name: tabled(name, study.done(name)) for name in EXPERIMENTS}
+    tables["difficulty"] = tabled("difficulty", difficulty(study, tables["depth"]))
+    return {"losses": tabled("losses", study.losses), **tables}
+
+
+ANALYSIS = Analysis(
+    name="tuned_lens",
+    version=1,
+    title="Tuned lens",
+    source="Belrose et al. 2023, the Tuned Lens, arXiv 2303.08112",
+    params=Params,
+    sites=(("resid_pre", "resid_post"), ("resid_final", "resid_post")),
+    tables=SPECS,
+    compute=compute,
+    weights=("W_U",),
+    settle=settled,
+    trains=True,
+)
+run = ANALYSIS.run

@@ -1,0 +1,80 @@
+"""What can be asked of the tuned lens, and how it is trained."""
+
+from dataclasses import dataclass
+
+from residuum.analyses.params import param
+from residuum.errors import ArgumentError
+from residuum.lenses import Recipe
+
+EXPERIMENTS = ("quality", "trajectory", "transfer", "covariance", "depth")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which lens, what of it, and the settings of its training."""
+
+    lens: str | None = param(
+        None,
+        "lens to judge: the name of one in the store, or the folder of a published checkpoint; "
+        "none trains one",
+    )
+    save_as: str = param("tuned", "name under which the trained lens is kept in the store")
+    experiments: tuple[str, ...] | None = param(
+        None, "parts to do: " + ", ".join(EXPERIMENTS) + "; none is all"
+    )
+    held_out: float = param(
+        0.2, "share of the examples that are not trained on, and judged", least=0
+    )
+    optimizer: str = param("sgd", "sgd (Nesterov) or adam (amsgrad)")
+    steps: int = param(250, "of the optimizer", least=0)
+    tokens_per_step: int | None = param(
+        None, "tokens of a step; none is 2^18, or all there are", least=1
+    )
+    rate_scale: float = param(1.0, "factor on the rate: 1 - momentum for sgd, 1e-3 for adam")
+    momentum: float = param(0.9, "of sgd, or the first beta of adam")
+    weight_decay: float = param(1e-3, "pull to the identity", least=0)
+    warm_up: int | None = param(
+        None, "steps of rising rate; none is 0 for sgd, min(1000, steps / 5) for adam", least=0
+    )
+    clip: float = param(1.0, "largest norm of the gradient of all translators")
+    loss: str = param("kl", "kl to the model's output, or ce to the next token")
+    bias_only: bool = param(default=False, meaning="train biases alone")
+    start: str = param("identity", "identity, or least_squares to the last state")
+    seed: int = param(0, "of the split and of the order of examples", least=0)
+    executor: str = param("auto", "rust on the CPU, or torch; auto is rust on the CPU")
+    device: str = param("cpu", "of torch, such as cuda")
+    memory: str = param("1GB", "for the rows that are computed together")
+    examples: int = param(12, "held-out examples whose trajectories are kept", least=0)
+    fingerprint: str | None = param(
+        None, "of a lens that is there, filled in so that a result is known by its content"
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings of the training."""
+        return Recipe(
+            optimizer=self.optimizer,
+            steps=self.steps,
+            tokens_per_step=self.tokens_per_step,
+            rate_scale=self.rate_scale,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            warm_up=self.warm_up,
+            clip=self.clip,
+            loss=self.loss,
+            bias_only=self.bias_only,
+            start=self.start,
+            seed=self.seed,
+        )
+
+    def check(self) -> None:
+        """Refuse parts that there are not.
+
+        Raises:
+            ArgumentError: a part or a setting that means nothing.
+        """
+        for name in self.experiments or ():
+            if name not in EXPERIMENTS:
+                message = f"tuned_lens has no part {name!r}; there are: {', '.join(EXPERIMENTS)}"
+                raise ArgumentError(message)
+        _ = self.recipe

@@ -1,0 +1,105 @@
+"""How far a lens is from the model's own output at every layer, and how biased (T1, T2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from residuum import kernels
+from residuum.analyses.rows import NO_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from residuum.analyses.tuned_lens.study import Study
+    from residuum.kernels import LensStats
+
+
+@dataclass
+class Sums:
+    """Of one lens at one layer, over the rows seen so far."""
+
+    marginal: NDArray[np.float64]
+    n: int = 0
+    n_target: int = 0
+    totals: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("kl", "entropy", "ce", "agree"), 0.0)
+    )
+
+    def add(self, seen: LensStats, own: NDArray[np.uint32], has: NDArray[np.bool_]) -> None:
+        """Take in a block; `own` are the model's top tokens, `has` whether there is a target."""
+        self.n += len(own)
+        self.n_target += int(has.sum())
+        self.totals["kl"] += float(seen.kl_to_reference.sum(dtype=np.float64))
+        self.totals["entropy"] += float(seen.entropy.sum(dtype=np.float64))
+        self.totals["ce"] -= float(seen.target_logprob[has].sum(dtype=np.float64))
+        self.totals["agree"] += float((seen.top_ids[:, 0] == own).sum())
+
+
+def quality(study: Study) -> Iterator[dict[str, Any]]:
+    """Rows of the table `quality`."""
+    sums = {
+        (name, layer): Sums(np.zeros(study.readout.d_vocab))
+        for name in study.names
+        for layer in study.layers
+    }
+    for rows in study.blocks(study.judged):
+        final = study.final(rows)
+        own = study.statistics(final, final, rows).top_ids[:, 0]
+        has = study.tokens.target_id[rows] != NO_TOKEN
+        for layer in study.layers:
+            states = study.states.read(layer, rows)
+            for name, lens in study.names.items():
+                normed = study.normed(lens, layer, states)
+                sums[name, layer].add(study.statistics(normed, final, rows), own, has)
+                sums[name, layer].marginal += marginal(study, normed)
+    per_byte = bits_per_byte(study)
+    for (name, layer), of in sums.items():
+        ce = of.totals["ce"] / of.n_target if of.n_target else None
+        kl = of.totals["kl"] / of.n
+        true = sums[name, study.layers[-1]].marginal
+        yield {
+            "model": study.model,
+            "lens": name,
+            "layer": layer,
+            "block": study.block_of(layer),
+            "ce_nats": ce,
+            "ce_bpb": None if ce is None or per_byte is None else ce * per_byte,
+            "kl_nats": kl,
+            "kl_bpb": None if per_byte is None else kl * per_byte,
+            "entropy": of.totals["entropy"] / of.n,
+            "marginal_kl": divergence(true, of.marginal),
+            "top1_is_final": of.totals["agree"] / of.n,
+            "n_tokens": of.n,
+            "n_targets": of.n_target,
+        }
+
+
+def marginal(study: Study, normed: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Summed probabilities of normed rows, `[d_vocab]`."""
+    of = study.readout
+    return kernels.lens_marginal(
+        normed, of.w_u, bias=of.b_u, logit_scale=of.logit_scale, softcap=of.logit_softcap
+    )
+
+
+def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """KL of two distributions that need not be normed yet, in nats."""
+    p, q = p / p.sum(), q / q.sum()
+    there = p > 0
+    return max(0.0, float((p[there] * np.log(p[there] / q[there])).sum()))
+
+
+def bits_per_byte(study: Study) -> float | None:
+    """What turns nats per token into bits per byte of the judged texts; None without texts.
+
+    Bytes are those of the tokens' texts; tokens that stand for no text, such as the first, count
+    as tokens only.
+    """
+    texts = study.tokens.text.take(study.judged)
+    n_byte = sum(len(text.encode()) for text in texts.to_pylist() if text)
+    return len(study.judged) / n_byte / np.log(2) if n_byte else None

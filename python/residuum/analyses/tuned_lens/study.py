@@ -1,0 +1,160 @@
+"""One study: the lens, the rows that it is judged on, and the parts that were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from residuum.analyses.rows import token_rows
+from residuum.lenses import TunedLens, published, save, stored, train
+from residuum.lenses.examples import split, stored_examples
+from residuum.lenses.states import States
+from residuum.lenses.stored import path_of
+from residuum.replay.readout import readout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from residuum.analyses.rows import TokenRows
+    from residuum.analyses.tuned_lens.params import Params
+    from residuum.kernels import LensStats
+    from residuum.store import Store
+
+    Floats = NDArray[np.float32]
+    Rows = NDArray[np.int64]
+
+NAME = "tuned_lens"
+BLOCK_BYTES = 64 << 20
+"""Rows of one state in memory at once."""
+
+
+def settled(store: Store, params: Params) -> Params:
+    """What the store decides: which lens that is, by its content.
+
+    Raises:
+        ArgumentError: a part or a setting that means nothing.
+        StoreError, ModelError: there is no such lens.
+    """
+    params.check()
+    if params.lens is None:
+        return replace(params, fingerprint=None)
+    found = _found(store, params.lens)
+    digest = hashlib.sha256()
+    for state, one in sorted(found.translators.items()):
+        digest.update(str(state).encode())
+        digest.update(np.ascontiguousarray(one.weight).data)
+        digest.update(np.ascontiguousarray(one.bias).data)
+    return replace(params, fingerprint=digest.hexdigest()[:16])
+
+
+def _found(store: Store, lens: str) -> TunedLens:
+    return published(lens) if Path(lens).is_dir() else stored(store, lens)
+
+
+class Study:
+    """The parts share the lens, the split and what they read."""
+
+    def __init__(self, store: Store, params: Params) -> None:
+        """Train or find the lens."""
+        self.store, self.params = store, params
+        self.readout = readout(store, analysis=NAME)
+        self.states = States(store, analysis=NAME)
+        self.losses: pa.Table | list[Mapping[str, Any]] = []
+        self.lens = self._lens()
+        self.judged = self._judged()
+        last = self.states.n_state - 1
+        self.states.require(last)
+        held = set(self.states.held)
+        self.layers = [s for s in sorted(self.lens.translators) if s in held] + [last]
+
+    def _lens(self) -> TunedLens:
+        of = self.params
+        if of.lens is not None:
+            return _found(self.store, of.lens)
+        path = path_of(self.store, of.save_as)
+        trained = train(
+            self.store,
+            of.recipe,
+            held_out=of.held_out,
+            executor=of.executor,
+            device=of.device,
+            memory=of.memory,
+            snapshots=path.parent / f".{path.name}.training",
+        )
+        save(self.store, trained.lens, of.save_as)
+        self.losses = trained.losses.rename_columns(
+            ["layer" if name == "state" else name for name in trained.losses.column_names]
+        )
+        return trained.lens
+
+    def _judged(self) -> Rows:
+        """Rows of examples that the lens was not trained on; all if it was trained elsewhere."""
+        examples = stored_examples(self.store)
+        kept = self.lens.about.get("split")
+        if kept is None or kept["commit"] != self.store.commit:
+            return examples.rows()
+        mine, theirs = split(examples, kept["held_out"], kept["seed"])
+        return (theirs if len(theirs) else mine).rows()
+
+    @cached_property
+    def names(self) -> dict[str, TunedLens | None]:
+        """The lenses that are compared; None is the logit lens."""
+        name = self.params.lens or self.params.save_as
+        return {"logit": None, Path(name).name: self.lens}
+
+    @property
+    def model(self) -> str:
+        """The captured model's name."""
+        return str(self.store.model.get("name"))
+
+    @cached_property
+    def tokens(self) -> TokenRows:
+        """What the rows are."""
+        return token_rows(self.store)
+
+    def blocks(self, rows: Rows) -> Iterator[Rows]:
+        """Rows, some at a time, in ascending order."""
+        step = max(1, BLOCK_BYTES // (4 * self.lens.d_model))
+        for at in range(0, len(rows), step):
+            yield rows[at : at + step]
+
+    def final(self, rows: Rows) -> Floats:
+        """What left the last block, normed."""
+        return self.readout.norm.apply(self.states.read(self.states.n_state - 1, rows))
+
+    def normed(self, lens: TunedLens | None, layer: int, states: Floats) -> Floats:
+        """States through a lens, ready for the unembedding."""
+        moved = states if lens is None else lens.translated(layer, states)
+        return self.readout.norm.apply(moved)
+
+    def statistics(self, normed: Floats, final: Floats, rows: Rows) -> LensStats:
+        """What the vocabulary makes of normed rows."""
+        return self.readout.statistics(normed, final, self.tokens.target_id[rows], 1)
+
+    def block_of(self, layer: int) -> int | None:
+        """The block that a state leaves."""
+        return layer - 1 if layer else None
+
+    def done(self, name: str) -> Iterable[Mapping[str, Any]] | pa.Table:
+        """The rows of a part; none if it was not asked for."""
+        from residuum.analyses.tuned_lens import depth, quality, trajectory, transfer
+
+        wanted = self.params.experiments
+        if wanted is not None and name not in wanted:
+            return []
+        parts = {
+            "quality": quality.quality,
+            "trajectory": trajectory.trajectory,
+            "transfer": transfer.transfer,
+            "covariance": transfer.covariance,
+            "depth": depth.depth,
+        }
+        return parts[name](self)

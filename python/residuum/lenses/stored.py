@@ -1,0 +1,136 @@
+"""Lenses of a store: `lenses/NAME.safetensors`, with `{state}.weight` and `{state}.bias`.
+
+The file's metadata say how many states the model has, and where the lens comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from residuum.errors import ArgumentError, StoreError
+from residuum.lenses.tuned import Translator, TunedLens
+from residuum.store import tensor_file
+from residuum.store.files import write_atomic
+from residuum.store.s3_path import S3Path
+from residuum.store.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, BinaryIO
+
+    from numpy.typing import NDArray
+
+    from residuum.store import Store
+    from residuum.store.s3_path import StorePath
+
+FOLDER, END, KEY = "lenses", ".safetensors", "residuum"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def path_of(store: Store, name: str) -> StorePath:
+    """Where a lens of that name lies.
+
+    Raises:
+        ArgumentError: a name that no file can have.
+    """
+    if not _NAME.fullmatch(name):
+        message = f"a lens is named with letters, digits, _, . and -, not {name!r}"
+        raise ArgumentError(message)
+    return store.path / FOLDER / f"{name}{END}"
+
+
+def names(store: Store) -> list[str]:
+    """The store's lenses, sorted."""
+    folder = store.path / FOLDER
+    if isinstance(folder, S3Path):
+        files = [path.name for path, _, _ in folder.objects()]
+    else:
+        files = [path.name for path in folder.glob(f"*{END}")] if folder.is_dir() else []
+    return sorted(file.removesuffix(END) for file in files if file.endswith(END) and file[0] != ".")
+
+
+def save(store: Store, lens: TunedLens, name: str) -> None:
+    """Keep a lens in the store, where SQL finds it by name; one of that name is replaced.
+
+    Raises:
+        ArgumentError: a name that no file can have, or a lens of another width.
+    """
+    refuse_other(store, lens)
+    path = path_of(store, name)
+    tensors = {
+        f"{state}.{part}": np.ascontiguousarray(values, np.float32)
+        for state, one in sorted(lens.translators.items())
+        for part, values in (("weight", one.weight), ("bias", one.bias))
+    }
+    write_tensors(path, tensors, {"n_state": lens.n_state, **lens.about})
+
+
+def write_tensors(
+    path: StorePath, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
+) -> None:
+    """Write float32 tensors and what is known of them."""
+    shapes = {key: (values.dtype, values.shape) for key, values in tensors.items()}
+
+    def write(file: BinaryIO) -> None:
+        file.write(tensor_file.header_bytes(shapes, {KEY: json.dumps(about)}))
+        for values in tensors.values():
+            file.write(values.reshape(-1).view(np.uint8).data)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, write)
+
+
+def stored(store: Store, name: str) -> TunedLens:
+    """A lens of the store; its tensors are memory-mapped.
+
+    Raises:
+        StoreError: there is none of that name, or its file is damaged.
+    """
+    path = path_of(store, name)
+    if not path.exists():
+        message = (
+            f"{store.path} has no lens {name!r}; it has {', '.join(names(store)) or 'none'}: train "
+            f"one with `residuum run tuned_lens {store.path}`"
+        )
+        raise StoreError(message)
+    lens = read(path)
+    refuse_other(store, lens)
+    return lens
+
+
+def read(path: StorePath) -> TunedLens:
+    """The lens of a file.
+
+    Raises:
+        StoreError: it is damaged, or no lens.
+    """
+    tensors = Weights(path)
+    try:
+        about = json.loads(tensor_file.read_metadata(path)[KEY])
+        states = sorted(int(key.removesuffix(".bias")) for key in tensors if key.endswith(".bias"))
+        translators = {s: Translator(tensors[f"{s}.weight"], tensors[f"{s}.bias"]) for s in states}
+        n_state = int(about.pop("n_state"))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        message = f"{path} is no lens that residuum wrote: {error}"
+        raise StoreError(message) from error
+    return TunedLens(translators, n_state, about)
+
+
+def refuse_other(store: Store, lens: TunedLens) -> None:
+    """Refuse a lens of another shape than the store's model.
+
+    Raises:
+        ArgumentError: another width, or another number of states.
+    """
+    model = store.model
+    has = (int(model["n_layer"]) + 1, int(model["d_model"]))
+    if (lens.n_state, lens.d_model) != has:
+        message = (
+            f"the lens is of {lens.n_state} states that are {lens.d_model} wide, the model of "
+            f"{store.path} has {has[0]} that are {has[1]} wide"
+        )
+        raise ArgumentError(message)
