@@ -1,17 +1,21 @@
 """`residuum run tuned_lens` on tiny models against the definitions in numpy and float64."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import scipy.stats
+import tiny_models
+import torch
+from lenses.conftest import texts
 
 import residuum
 from residuum.analyses.tuned_lens.depth import settles, spearman
 from residuum.analyses.tuned_lens.quality import divergence
 from residuum.errors import ArgumentError, StoreError
-from residuum.lenses import names, publish, published, save, stored
+from residuum.lenses import TunedLens, names, publish, published, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
 from residuum.replay.readout import readout
@@ -174,9 +178,12 @@ def test_a_lens_that_is_there_is_judged(store, result, tmp_path):
     kept = run(store, lens="theirs", experiments=["quality"])
     columns = ["layer", "kl_nats"]
     assert kept["quality"].select(columns).equals(theirs["quality"].select(columns))
-    # Another lens under the same name is another question.
-    other = run(store, steps=1, save_as="theirs")
-    assert other["quality"].num_rows == 8
+    # A name stands for one training; another lens under the same name is another question.
+    with pytest.raises(ArgumentError, match="trained otherwise \\(optimizer=None\\): give the new"):
+        run(store, save_as="theirs")
+    with pytest.raises(ArgumentError, match="trained otherwise \\(steps=60\\)"):
+        run(store, steps=1)
+    save(store, TunedLens.untrained(4, store.model["d_model"]), "theirs")
     changed = run(store, lens="theirs", experiments=["quality"])
     assert not changed["quality"].select(columns).equals(kept["quality"].select(columns))
     assert names(store) == ["theirs", "tuned"]
@@ -190,6 +197,7 @@ def test_bad_input(store):
         ({"optimizer": "lion"}, "optimizer is sgd or adam"),
         ({"lens": "nothing"}, "has no lens 'nothing'"),
         ({"save_as": "a/b"}, "letters, digits"),
+        ({"save_as": "logit"}, "what the logit lens is called"),
     ):
         with pytest.raises((ArgumentError, StoreError), match=says):
             run(store, **more)
@@ -205,3 +213,20 @@ def test_it_is_asked_by_its_name_alone(store):
 def _described():
     found = [a.describe() for a in residuum.analyses.registry.registered().values()]
     return json.loads(json.dumps(found))
+
+
+def test_what_comes_later_is_judged_too(tmp_path):
+    """A store that has grown: the examples that were trained on stay out."""
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    capture = partial(
+        residuum.capture, tmp_path / "model", sites=["resid_pre", "resid_final"], device="cpu"
+    )
+    store = capture(texts(30), tmp_path / "run")
+    run(store, steps=2, experiments=["quality"])
+    old = set(split(stored_examples(store), 0.2, 0)[0].rows().tolist())
+    n_row = store.n_row
+    grown = capture(texts(40), tmp_path / "run", append=True)
+    result = run(grown, lens="tuned", experiments=["depth"])
+    judged = set(result["depth"]["row"].to_pylist())
+    assert judged == set(range(grown.n_row)) - old
+    assert max(judged) >= n_row

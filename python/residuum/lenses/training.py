@@ -121,7 +121,8 @@ def train(
         "revision": store.model.get("revision"),
         "weights_hash": store.model.get("weights_hash"),
         "recipe": asdict(recipe),
-        "split": {"commit": store.commit, "held_out": held_out, "seed": recipe.seed},
+        # Of the examples whose rows were there: others may come later.
+        "split": {"held_out": held_out, "seed": recipe.seed, "n_row": store.rows["token"]},
         "n_example": len(examples),
         "n_token": examples.n_row,
     }

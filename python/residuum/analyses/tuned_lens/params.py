@@ -77,4 +77,7 @@ class Params:
             if name not in EXPERIMENTS:
                 message = f"tuned_lens has no part {name!r}; there are: {', '.join(EXPERIMENTS)}"
                 raise ArgumentError(message)
+        if self.save_as == "logit":
+            message = "save_as=logit is what the logit lens is called in the tables: take another"
+            raise ArgumentError(message)
         _ = self.recipe

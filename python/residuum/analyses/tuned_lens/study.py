@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.analyses.rows import token_rows
+from residuum.errors import ArgumentError
 from residuum.lenses import TunedLens, published, save, stored, train
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
@@ -45,6 +46,7 @@ def settled(store: Store, params: Params) -> Params:
     """
     params.check()
     if params.lens is None:
+        _refuse_to_replace(store, params)
         return replace(params, fingerprint=None)
     found = _found(store, params.lens)
     digest = hashlib.sha256()
@@ -53,6 +55,27 @@ def settled(store: Store, params: Params) -> Params:
         digest.update(np.ascontiguousarray(one.weight).data)
         digest.update(np.ascontiguousarray(one.bias).data)
     return replace(params, fingerprint=digest.hexdigest()[:16])
+
+
+def _refuse_to_replace(store: Store, params: Params) -> None:
+    """A name stands for one way of training, so that a kept result and the lens stay together.
+
+    Raises:
+        ArgumentError: the store has a lens of that name that was trained otherwise.
+    """
+    if not path_of(store, params.save_as).exists():
+        return
+    about = stored(store, params.save_as).about
+    kept = {**(about.get("recipe") or {}), "held_out": (about.get("split") or {}).get("held_out")}
+    asked = {**asdict(params.recipe), "held_out": params.held_out}
+    other = [name for name, value in asked.items() if kept.get(name) != value]
+    if other:
+        message = (
+            f"{store.path} has a lens {params.save_as!r} that was trained otherwise "
+            f"({other[0]}={kept.get(other[0])!r}): give the new one another name (save_as), or "
+            f"judge that one (lens={params.save_as})"
+        )
+        raise ArgumentError(message)
 
 
 def _found(store: Store, lens: str) -> TunedLens:
@@ -99,10 +122,13 @@ class Study:
         """Rows of examples that the lens was not trained on; all if it was trained elsewhere."""
         examples = stored_examples(self.store)
         kept = self.lens.about.get("split")
-        if kept is None or kept["commit"] != self.store.commit:
+        if kept is None:
             return examples.rows()
-        mine, theirs = split(examples, kept["held_out"], kept["seed"])
-        return (theirs if len(theirs) else mine).rows()
+        there = examples.first < kept["n_row"]
+        old, new = (examples.taken(np.flatnonzero(which)) for which in (there, ~there))
+        mine, theirs = split(old, kept["held_out"], kept["seed"])
+        rows = np.concatenate([theirs.rows(), new.rows()])
+        return rows if len(rows) else mine.rows()
 
     @cached_property
     def names(self) -> dict[str, TunedLens | None]:
