@@ -269,6 +269,7 @@ def test_bad_input(store):
         ({"held_out": 0.001}, "and 0 to judge by"),
         ({"executor": "jax"}, "no executor 'jax'"),
         ({"executor": "rust", "device": "cuda"}, "on the CPU, not on cuda"),
+        ({"device": "nonsense"}, "torch cannot use the device 'nonsense'"),
     ):
         with pytest.raises((ArgumentError, SiteError), match=says):
             train(store, Recipe(steps=1), progress=False, **more)

@@ -81,4 +81,4 @@ def test_scattered_rows_bring_in_little_else(written):
         assert np.array_equal(site.read(rows, layers=1), values[rows] + 1)
         brought.append(from_disk() - before)
     # Two pages hold a row, one or two an index. Read around, each index would bring its shard.
-    assert min(brought) <= 4 * len(rows) * ROW
+    assert sorted(brought)[1] <= 4 * len(rows) * ROW
