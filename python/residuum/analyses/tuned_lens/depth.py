@@ -16,40 +16,46 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from residuum.analyses.tuned_lens.study import Study
+    from residuum.analyses.tuned_lens.study import Block, Study
 
 
 DRAWS = 200
 """Of examples, for an interval."""
 
 
-def depth(study: Study) -> pa.Table:
-    """Rows of the table `depth`, for every token that is judged."""
-    parts = []
-    for rows in study.blocks(study.judged):
-        final = study.final(rows)
-        last = study.statistics(final, final, rows)
-        without = study.tokens.target_id[rows] == NO_TOKEN
-        tops: dict[str, list[NDArray[np.uint32]]] = {name: [] for name in study.names}
-        for layer in study.layers:
-            states = study.states.read(layer, rows)
-            for name, lens in study.names.items():
-                normed = study.normed(lens, layer, states)
-                tops[name].append(study.statistics(normed, final, rows).top_ids[:, 0])
-        parts += [
-            pa.table(
-                {
-                    "lens": pa.array([name] * len(rows)),
-                    "row": rows,
-                    "seq_id": study.tokens.example[rows],
-                    "pos": study.tokens.token[rows],
-                    "prediction_depth": settles(np.stack(top), study.layers),
-                    "target_logprob": pa.array(last.target_logprob, mask=without),
-                }
+class Depth:
+    """The table `depth` while rows pass by."""
+
+    def __init__(self, study: Study) -> None:
+        """Nothing seen yet."""
+        self.study = study
+        self.parts: list[pa.Table] = []
+
+    def add(self, block: Block) -> None:
+        """Take in a block of rows."""
+        tokens, rows = self.study.tokens, block.rows
+        without = tokens.target_id[rows] == NO_TOKEN
+        tops: dict[str, list[NDArray[np.uint32]]] = {name: [] for name in self.study.names}
+        for (name, _), (_, seen) in block.seen.items():
+            tops[name].append(seen.top_ids[:, 0])
+        for name, top in tops.items():
+            self.parts.append(
+                pa.table(
+                    {
+                        "lens": pa.array([name] * len(rows)),
+                        "row": rows,
+                        "seq_id": tokens.example[rows],
+                        "pos": tokens.token[rows],
+                        "prediction_depth": settles(np.stack(top), self.study.layers),
+                        "target_logprob": pa.array(block.own.target_logprob, mask=without),
+                    }
+                )
             )
-            for name, top in tops.items()
-        ]
-    return pa.concat_tables(parts).sort_by([("lens", "ascending"), ("row", "ascending")])
+
+    def made(self) -> pa.Table:
+        """The table."""
+        order = [("lens", "ascending"), ("row", "ascending")]
+        return pa.concat_tables(self.parts).sort_by(order)
 
 
 def settles(top: NDArray[np.uint32], layers: list[int]) -> NDArray[np.int32]:

@@ -11,11 +11,11 @@ from residuum import kernels
 from residuum.analyses.rows import NO_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from residuum.analyses.tuned_lens.study import Study
+    from residuum.analyses.tuned_lens.study import Block, Study
     from residuum.kernels import LensStats
 
 
@@ -40,23 +40,32 @@ class Sums:
         self.totals["agree"] += float((seen.top_ids[:, 0] == own).sum())
 
 
-def quality(study: Study) -> Iterator[dict[str, Any]]:
-    """Rows of the table `quality`."""
-    sums = {
-        (name, layer): Sums(np.zeros(study.readout.d_vocab))
-        for name in study.names
-        for layer in study.layers
-    }
-    for rows in study.blocks(study.judged):
-        final = study.final(rows)
-        own = study.statistics(final, final, rows).top_ids[:, 0]
-        has = study.tokens.target_id[rows] != NO_TOKEN
-        for layer in study.layers:
-            states = study.states.read(layer, rows)
-            for name, lens in study.names.items():
-                normed = study.normed(lens, layer, states)
-                sums[name, layer].add(study.statistics(normed, final, rows), own, has)
-                sums[name, layer].marginal += marginal(study, normed)
+class Quality:
+    """The table `quality` while rows pass by."""
+
+    def __init__(self, study: Study) -> None:
+        """Nothing seen yet."""
+        self.study = study
+        self.sums = {
+            (name, layer): Sums(np.zeros(study.readout.d_vocab))
+            for name in study.names
+            for layer in study.layers
+        }
+
+    def add(self, block: Block) -> None:
+        """Take in a block of rows."""
+        has = self.study.tokens.target_id[block.rows] != NO_TOKEN
+        own = block.own.top_ids[:, 0]
+        for key, (normed, seen) in block.seen.items():
+            self.sums[key].add(seen, own, has)
+            self.sums[key].marginal += marginal(self.study, normed)
+
+    def made(self) -> Iterator[dict[str, Any]]:
+        """The rows of the table."""
+        return _rows(self.study, self.sums)
+
+
+def _rows(study: Study, sums: Mapping[tuple[str, int], Sums]) -> Iterator[dict[str, Any]]:
     per_byte = bits_per_byte(study)
     for (name, layer), of in sums.items():
         ce = of.totals["ce"] / of.n_target if of.n_target else None

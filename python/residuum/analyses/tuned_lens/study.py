@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.analyses.rows import token_rows
+from residuum.analyses.tuned_lens.depth import Depth
+from residuum.analyses.tuned_lens.quality import Quality
+from residuum.analyses.tuned_lens.trajectory import trajectory
+from residuum.analyses.tuned_lens.transfer import covariance, transfer
 from residuum.errors import ArgumentError
 from residuum.lenses import TunedLens, published, save, stored, train
 from residuum.lenses.examples import split, stored_examples
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 NAME = "tuned_lens"
 BLOCK_BYTES = 64 << 20
-"""Rows of one state in memory at once."""
+"""Rows in memory at once, through every lens at every layer."""
 
 
 def settled(store: Store, params: Params) -> Params:
@@ -80,6 +84,24 @@ def _refuse_to_replace(store: Store, params: Params) -> None:
 
 def _found(store: Store, lens: str) -> TunedLens:
     return published(lens) if Path(lens).is_dir() else stored(store, lens)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows as every lens sees them.
+
+    Attributes:
+        rows: of the store.
+        own: what the model itself makes of them.
+        seen: by lens and layer, the rows before the unembedding, and what it makes of them.
+    """
+
+    rows: Rows
+    own: LensStats
+    seen: dict[tuple[str, int], tuple[Floats, LensStats]]
+
+
+PASSING: dict[str, type[Quality | Depth]] = {"quality": Quality, "depth": Depth}
 
 
 class Study:
@@ -148,7 +170,8 @@ class Study:
 
     def blocks(self, rows: Rows) -> Iterator[Rows]:
         """Rows, some at a time, in ascending order."""
-        step = max(1, BLOCK_BYTES // (4 * self.lens.d_model))
+        each = 2 * len(self.layers) + 2
+        step = max(1, BLOCK_BYTES // (4 * self.lens.d_model * each))
         for at in range(0, len(rows), step):
             yield rows[at : at + step]
 
@@ -169,18 +192,32 @@ class Study:
         """The block that a state leaves."""
         return layer - 1 if layer else None
 
+    def wants(self, name: str) -> bool:
+        """Whether a part was asked for."""
+        return self.params.experiments is None or name in self.params.experiments
+
     def done(self, name: str) -> Iterable[Mapping[str, Any]] | pa.Table:
         """The rows of a part; none if it was not asked for."""
-        from residuum.analyses.tuned_lens import depth, quality, trajectory, transfer
-
-        wanted = self.params.experiments
-        if wanted is not None and name not in wanted:
+        if not self.wants(name):
             return []
-        parts = {
-            "quality": quality.quality,
-            "trajectory": trajectory.trajectory,
-            "transfer": transfer.transfer,
-            "covariance": transfer.covariance,
-            "depth": depth.depth,
-        }
+        if name in PASSING:
+            return self.passed[name].made()
+        parts = {"trajectory": trajectory, "transfer": transfer, "covariance": covariance}
         return parts[name](self)
+
+    @cached_property
+    def passed(self) -> dict[str, Quality | Depth]:
+        """What looks at every lens at every layer of all rows, in one pass."""
+        takers = {name: made(self) for name, made in PASSING.items() if self.wants(name)}
+        for rows in self.blocks(self.judged):
+            final = self.final(rows)
+            seen = {}
+            for layer in self.layers:
+                states = self.states.read(layer, rows)
+                for name, lens in self.names.items():
+                    normed = self.normed(lens, layer, states)
+                    seen[name, layer] = (normed, self.statistics(normed, final, rows))
+            block = Block(rows, self.statistics(final, final, rows), seen)
+            for taker in takers.values():
+                taker.add(block)
+        return takers
