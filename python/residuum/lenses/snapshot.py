@@ -50,9 +50,9 @@ class Keeper:
         run.step = int(kept["step"])
         run.losses = [(n, np.array(losses)) for n, losses in kept["losses"]]
 
-    def keep(self, run: Any, *, now: bool = False) -> None:  # noqa: ANN401
+    def keep(self, run: Any) -> None:  # noqa: ANN401
         """Write a snapshot if the last is a while ago."""
-        if self.path is None or not (now or time.monotonic() - self._last > SECONDS):
+        if self.path is None or time.monotonic() - self._last <= SECONDS:
             return
         about = {
             "question": self.question,

@@ -24,7 +24,7 @@ _LOGITS = 16 << 20
 class TorchKit:
     """See `kit.Kit`; float32."""
 
-    def __init__(self, readout: Readout, device: str) -> None:
+    def __init__(self, readout: Readout, device: torch.device | str) -> None:
         """Bring the model's readout to the device."""
         self.device = torch.device(device)
         self.readout = readout

@@ -26,6 +26,7 @@ from residuum.lenses.states import States
 from residuum.lenses.tuned import Translator, TunedLens
 from residuum.progress import reporter
 from residuum.quantities import parse_memory
+from residuum.replay.opening import torch_device
 from residuum.replay.readout import readout
 
 if TYPE_CHECKING:
@@ -138,15 +139,10 @@ def _kit(executor: str, device: str, of: Any) -> Kit:  # noqa: ANN401
         message = f"the Rust executor computes on the CPU, not on {device}: take executor='torch'"
         raise ArgumentError(message)
     if executor == "torch" or device != "cpu":
-        try:
-            from residuum.lenses.torch_kit import TorchKit
-        except ModuleNotFoundError as error:
-            message = (
-                "the torch executor needs torch, which is not installed: "
-                "pip install 'residuum[capture]'"
-            )
-            raise ModuleNotFoundError(message, name=error.name) from error
-        return TorchKit(of, device)
+        where = torch_device(device)
+        from residuum.lenses.torch_kit import TorchKit
+
+        return TorchKit(of, where)
     return RustKit(of)
 
 

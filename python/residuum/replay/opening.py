@@ -18,6 +18,8 @@ from residuum.store.files import hash_files
 if TYPE_CHECKING:
     import os
 
+    import torch  # noqa: TID251  for the type alone
+
     from residuum.replay.architecture import Architecture
     from residuum.replay.kit import Kit
     from residuum.store import Store
@@ -93,10 +95,23 @@ def _chosen(executor: str, device: str, dtype: str) -> str:
 def _kit(executor: str, of: Architecture, weights: Weights, device: str, dtype: str) -> Kit:
     if executor == "rust":
         return RustKit(of, weights)
+    where = torch_device(device)
+    import torch  # noqa: TID251  it is there
+
+    from residuum.replay.torch_kit import TorchKit
+
+    return TorchKit(of, weights, where, getattr(torch, dtype))
+
+
+def torch_device(device: str) -> torch.device:
+    """A device that torch can use.
+
+    Raises:
+        ModuleNotFoundError: torch is not installed.
+        ArgumentError: there is no such device here.
+    """
     try:
         import torch  # noqa: TID251  the executor that needs it
-
-        from residuum.replay.torch_kit import TorchKit
     except ModuleNotFoundError as error:
         message = (
             "the torch executor needs torch, which is not installed: "
@@ -106,10 +121,10 @@ def _kit(executor: str, of: Architecture, weights: Weights, device: str, dtype: 
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
+        return where
     except (RuntimeError, TypeError, AssertionError) as error:
         message = f"torch cannot use the device {device!r} here: {str(error).splitlines()[0]}"
         raise ArgumentError(message) from error
-    return TorchKit(of, weights, where, getattr(torch, dtype))
 
 
 def _folder(store: Store, model: str | os.PathLike[str] | None) -> Path:
