@@ -83,12 +83,8 @@ def lens(
         ArgumentError: axes that do not fit, or a target beyond the vocabulary.
     """
     rows = _floats("x", x, 2)
-    weight, transposed = _matrix("w_u", w_u)
-    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
     compared = rows if reference is x else _optional("reference", reference, 2)
-    _same_axis("d_model", ("x", rows.shape[1]), d_model)
-    if compared is not None:
-        _same_axis("d_model", ("reference", compared.shape[1]), d_model)
+    weight, transposed = _unembedding(w_u, rows, compared)
     found = _residuum.lens(
         rows,
         weight,
@@ -135,16 +131,12 @@ def lens_gradients(
             reference and targets.
     """
     rows = _floats("x", x, 3)
-    weight, transposed = _matrix("w_u", w_u)
-    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
-    _same_axis("d_model", ("x", rows.shape[2]), d_model)
-    loss, gradient = np.zeros(rows.shape[:2], np.float32), np.zeros(rows.shape, np.float32)
     compared = _optional("reference", reference, 2)
+    weight, transposed = _unembedding(w_u, rows, compared)
+    loss, gradient = np.zeros(rows.shape[:2], np.float32), np.zeros(rows.shape, np.float32)
     if (reference is None) == (targets is None):
         message = "a lens learns from a reference or from targets: give one of them"
         raise ArgumentError(message)
-    if compared is not None:
-        _same_axis("d_model", ("reference", compared.shape[1]), d_model)
     if rows.size:
         _residuum.lens_gradients(
             rows,
@@ -182,9 +174,7 @@ def lens_marginal(
         ArgumentError: axes that do not fit.
     """
     rows = _floats("x", x, 2)
-    weight, transposed = _matrix("w_u", w_u)
-    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
-    _same_axis("d_model", ("x", rows.shape[1]), d_model)
+    weight, transposed = _unembedding(w_u, rows)
     out = np.zeros(weight.shape[0] if transposed else weight.shape[1])
     _residuum.lens_marginal(
         rows,
@@ -684,6 +674,16 @@ def _matrix(name: str, values: ArrayLike) -> tuple[Floats, bool]:
     if array.ndim == 2 and array.T.flags.c_contiguous and not array.flags.c_contiguous:
         return _floats(name, array.T, 2), True
     return _floats(name, array, 2), False
+
+
+def _unembedding(w_u: ArrayLike, x: Floats, reference: Floats | None = None) -> tuple[Floats, bool]:
+    """The unembedding, and whether it lies transposed; refused if it does not fit the rows."""
+    weight, transposed = _matrix("w_u", w_u)
+    d_model = ("w_u", weight.shape[1] if transposed else weight.shape[0])
+    for name, rows in (("x", x), ("reference", reference)):
+        if rows is not None:
+            _same_axis("d_model", (name, rows.shape[-1]), d_model)
+    return weight, transposed
 
 
 def _same_axis(axis: str, left: tuple[str, int], right: tuple[str, int]) -> None:
