@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,3 +90,15 @@ def steps(examples: Examples, tokens: int, seed: int) -> Iterator[Rows]:
             n_row += int(examples.n[order[at]])
             at += 1
         yield np.array(taken)
+
+
+def content(store: Store, n_row: int) -> str:
+    """What the examples are whose rows are among the first `n_row`: a hash of their contents.
+
+    Two stores of the same examples in the same order have the same, also under other models, and
+    repeats that come later change nothing.
+    """
+    table = store.examples.to_table(columns=["first_row", "content_hash"])
+    first, index = np.unique(table["first_row"].fill_null(n_row).to_numpy(), return_index=True)
+    hashes = table["content_hash"].take(index[first < n_row]).to_pylist()
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]

@@ -32,6 +32,8 @@ class Recipe:
         loss: "kl" to the model's own distribution at the same token, or "ce" to the next token.
         bias_only: leave the weights at the identity.
         start: "identity", the logit lens, or "least_squares", the affine map to the last state.
+        shuffled: a control: states learn other tokens' outputs, so that a lens can learn no more
+            than what the model says on the whole.
         seed: of the order of examples.
     """
 
@@ -46,6 +48,7 @@ class Recipe:
     loss: str = "kl"
     bias_only: bool = False
     start: str = "identity"
+    shuffled: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

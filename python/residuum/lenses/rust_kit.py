@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum import kernels
+from residuum.lenses.norm_gradient import norm_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,31 +65,10 @@ class RustKit:
             logit_scale=of.logit_scale,
             softcap=of.logit_softcap,
         )
-        gradient = _back(of.norm, flat, gradient.reshape(flat.shape)).reshape(moved.shape)
+        gradient = norm_gradient(of.norm, flat, gradient.reshape(flat.shape)).reshape(moved.shape)
         for h, g, d_weight, d_bias in zip(
             states, gradient, gradients[::2], gradients[1::2], strict=True
         ):
             d_weight += g.T @ h
             d_bias += g.sum(0)
         return loss
-
-
-def _back(norm: kernels.Norm, x: Floats, gradient: Floats) -> Floats:
-    """From the gradient by normed rows to that by the rows `[row, d_model]`, in its place.
-
-    With u the row over its divisor, and centred where the norm centres:
-    dx = (g - u mean(g u) - mean(g)) / divisor, the last mean only where it centres.
-    """
-    if norm.kind == "none":
-        return gradient
-    divisor = norm.scale(x)[:, None]
-    u = x - x.mean(1, keepdims=True) if norm.kind == "layer_norm" else x.copy()
-    u /= divisor
-    if norm.weight is not None:
-        gradient *= np.asarray(norm.weight, np.float32) + np.float32(norm.offset)
-    if norm.kind == "layer_norm":
-        gradient -= gradient.mean(1, keepdims=True)
-    along = np.einsum("ri,ri->r", gradient, u)[:, None] / np.float32(x.shape[1])
-    gradient -= u * along
-    gradient /= divisor
-    return gradient

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from residuum.errors import ArgumentError, SiteError, StoreError
 from residuum.lenses import snapshot
-from residuum.lenses.examples import Examples, split, steps, stored_examples
+from residuum.lenses.examples import Examples, content, split, steps, stored_examples
 from residuum.lenses.kit import Lesson
 from residuum.lenses.least_squares import least_squares
 from residuum.lenses.optimizer import SGD, Adam
 from residuum.lenses.recipe import Recipe
+from residuum.lenses.removal import others
 from residuum.lenses.rust_kit import RustKit
 from residuum.lenses.states import States
 from residuum.lenses.tuned import Translator, TunedLens
@@ -104,6 +105,8 @@ def train(
     if not len(examples):
         message = f"{store.path} holds no rows to train a lens on"
         raise ArgumentError(message)
+    if recipe.shuffled:
+        lessons.shuffle(examples.rows(), recipe.seed)
     kit = _kit(executor, device, of)
     start = _start(recipe, lessons, examples)
     run = _Run(recipe, lessons, examples, kit, start)
@@ -123,7 +126,12 @@ def train(
         "weights_hash": store.model.get("weights_hash"),
         "recipe": asdict(recipe),
         # Of the examples whose rows were there: others may come later.
-        "split": {"held_out": held_out, "seed": recipe.seed, "n_row": store.rows["token"]},
+        "split": {
+            "held_out": held_out,
+            "seed": recipe.seed,
+            "n_row": store.rows["token"],
+            "content": content(store, store.rows["token"]),
+        },
         "n_example": len(examples),
         "n_token": examples.n_row,
     }
@@ -173,16 +181,23 @@ class _Lessons:
         if recipe.loss == "kl" or recipe.start == "least_squares":
             self.of.require(last)
         self.d_model = int(store.model["d_model"])
+        self.partner: Rows | None = None
         # Rows of every state, translated, normed, their gradients, and the steps between.
         self.most = max(1, memory // (4 * self.d_model * (6 * len(self.trained) + 2)))
+
+    def shuffle(self, rows: Rows, seed: int) -> None:
+        """From here on these rows have the states of others among them."""
+        self.partner = np.full(int(rows.max()) + 1, -1)
+        self.partner[rows] = rows[others(len(rows), seed)]
 
     def of_rows(self, rows: Rows, *, final: bool = True) -> Iterator[Lesson]:
         """Rows, some at a time."""
         for at in range(0, len(rows), self.most):
             part = np.sort(rows[at : at + self.most])
             states = np.empty((len(self.trained), len(part), self.d_model), np.float32)
+            seen = part if self.partner is None else self.partner[part]
             for state, out in zip(self.trained, states, strict=True):
-                out[...] = self.of.read(state, part)
+                out[...] = self.of.read(state, seen)
             last = self.of.read(self.of.n_state - 1, part) if final else None
             targets = None
             if not final and self.target is not None:

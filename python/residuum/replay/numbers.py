@@ -104,3 +104,17 @@ def rows_below(values: ArrayLike, n_row: int, path: object) -> NDArray[np.int64]
         message = f"row {outside[0]} is not in {path}: its token rows are 0 to {n_row - 1}"
         raise SelectionError(message)
     return rows
+
+
+def orthonormal(directions: ArrayLike) -> NDArray[np.float64]:
+    """Rows that span what directions `[d]` or `[direction, d]` span, at right angles, of length 1.
+
+    Raises:
+        ArgumentError: they are all zero, or not finite.
+    """
+    array = np.atleast_2d(np.asarray(directions, np.float64))
+    if not np.isfinite(array).all() or not array.any():
+        message = "directions are finite, and one of them at least is not zero"
+        raise ArgumentError(message)
+    _, s, vt = np.linalg.svd(array, full_matrices=False)
+    return np.asarray(vt[s > s.max(initial=0.0) * 1e-12])

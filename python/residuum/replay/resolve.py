@@ -9,7 +9,15 @@ import numpy as np
 
 from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.replay.edit import ORDER, Edit
-from residuum.replay.numbers import LARGEST, factor, real, rows_below, single, whole
+from residuum.replay.numbers import (
+    LARGEST,
+    factor,
+    orthonormal,
+    real,
+    rows_below,
+    single,
+    whole,
+)
 from residuum.replay.patch import (
     Add,
     Donor,
@@ -460,12 +468,7 @@ class _Made:
                 f"the directions are {list(np.shape(directions))}, but {self.site} is {width} wide"
             )
             raise ArgumentError(message)
-        if not np.isfinite(array).all() or not array.any():
-            message = "directions are finite, and one of them at least is not zero"
-            raise ArgumentError(message)
-        u, s, vt = np.linalg.svd(array, full_matrices=False)
-        del u
-        return np.asarray(vt[s > s.max(initial=0.0) * 1e-12])
+        return orthonormal(array)
 
 
 _BLOCK = 4096

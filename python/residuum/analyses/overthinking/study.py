@@ -17,14 +17,8 @@ from residuum.analyses.overthinking.demos import demo_table
 from residuum.analyses.overthinking.lens import Lens
 from residuum.analyses.overthinking.params import Params
 from residuum.analyses.overthinking.tasks import Task, tasks_of
-from residuum.errors import (
-    ArgumentError,
-    ModelError,
-    QueryError,
-    SelectionError,
-    SiteError,
-    StoreError,
-)
+from residuum.analyses.skipped import MISSING
+from residuum.errors import ArgumentError
 from residuum.replay.weights import Weights, tensors_of
 from residuum.store import open_store
 
@@ -39,9 +33,6 @@ Rows = list[dict[str, Any]]
 PREFERRED = "unnatural"
 SHARED = ["dataset", "prompt_format", "setting", "prefix", "prompt_id", "demo", "shown_label"]
 """Columns in which two stores of the same prompts agree."""
-
-MISSING = (SiteError, SelectionError, StoreError, ModelError, QueryError, ModuleNotFoundError)
-"""What is raised where a store or machine lacks what a part needs."""
 
 
 class Study:

@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from residuum.analyses.registry import TableSpec
 from residuum.analyses.result import column
+from residuum.analyses.skipped import SKIPPED
 
 MODEL = column("model", pa.string(), "name of the captured model")
 DATASET = column("dataset", pa.string(), "data set; `all` is the average of data sets")
@@ -186,16 +187,6 @@ COPYING = TableSpec(
                 unit="logits",
             ),
             column("n", pa.int64(), "labels that were looked at", unit="labels"),
-        ]
-    ),
-)
-SKIPPED = TableSpec(
-    "skipped",
-    "one thing that was not computed",
-    pa.schema(
-        [
-            column("experiment", pa.string(), "part of the study"),
-            column("reason", pa.string(), "what it lacks"),
         ]
     ),
 )

@@ -5,9 +5,12 @@ Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tun
 store by its name, or a published checkpoint by its folder. It is judged on examples that it was not
 trained on, beside the logit lens.
 
-    study.py     the lens, the rows it is judged on       quality.py    KL, cross-entropy, bias
-    trajectory.py  tokens by layers                       transfer.py   translators elsewhere
-    depth.py     where the prediction settles
+    study.py       the lens, and what it is judged on   parts.py      the parts in order
+    quality.py     KL, cross-entropy, bias              trajectory.py tokens by layers
+    transfer.py    translators elsewhere                depth.py      where predictions settle
+    replayed.py    the model's own pass, changed        causal.py     directions taken out
+    alignment.py   lens and model under that            ablation.py   blocks taken out
+    anomaly.py     odd inputs (detectors.py)            ranks.py      statistics of ranks
 
 Departures: translators are float32 (the package computes them in bfloat16), the cap and factor of
 logits are applied. Layers are counted as in the paper: 0 is the embedding, l enters block l, and
@@ -17,8 +20,8 @@ the last is the model's own output. `block`, SQL's layer, is the one that a stat
 from typing import TYPE_CHECKING
 
 from residuum.analyses.registry import Analysis, Tables
-from residuum.analyses.tuned_lens.depth import difficulty
-from residuum.analyses.tuned_lens.params import EXPERIMENTS, Params
+from residuum.analyses.tuned_lens.params import Params
+from residuum.analyses.tuned_lens.parts import parts
 from residuum.analyses.tuned_lens.study import Study, settled
 from residuum.analyses.tuned_lens.tables import SPECS, tabled
 
@@ -27,16 +30,15 @@ if TYPE_CHECKING:
 
 
 def compute(store: "Store", params: Params) -> Tables:
-    """Train or find the lens, then do the parts that are asked for."""
+    """Train or find the lens, then do the parts that are asked for, or all that there can be."""
     study = Study(store, params)
-    tables = {name: tabled(name, study.done(name)) for name in EXPERIMENTS}
-    tables["difficulty"] = tabled("difficulty", difficulty(study, tables["depth"]))
-    return {"losses": tabled("losses", study.losses), **tables}
+    made = parts(study)
+    return {name: tabled(name, rows) for name, rows in made.items()}
 
 
 ANALYSIS = Analysis(
     name="tuned_lens",
-    version=1,
+    version=2,
     title="Tuned lens",
     source="Belrose et al. 2023, the Tuned Lens, arXiv 2303.08112",
     params=Params,

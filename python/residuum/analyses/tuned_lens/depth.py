@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from residuum.analyses.rows import NO_TOKEN
+from residuum.analyses.tuned_lens.ranks import spearman
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,17 +95,3 @@ def difficulty(study: Study, depths: pa.Table) -> Iterator[dict[str, Any]]:
             "n_tokens": len(late),
             "n_examples": n_example,
         }
-
-
-def spearman(x: NDArray[Any], y: NDArray[Any]) -> float | None:
-    """Correlation of ranks, equal values sharing theirs; None where one does not vary."""
-    x, y = (_ranks(values) for values in (x, y))
-    x, y = x - x.mean(), y - y.mean()
-    size = float(np.sqrt((x * x).sum() * (y * y).sum()))
-    return float((x * y).sum()) / size if size else None
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, place, n = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(n)
-    return np.asarray((ends - (n - 1) / 2)[place])

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 from residuum.analyses.params import param
 from residuum.errors import ArgumentError
 from residuum.lenses import Recipe
+from residuum.lenses.removal import REMOVALS
 
-EXPERIMENTS = ("quality", "trajectory", "transfer", "covariance", "depth")
+EXPERIMENTS = (
+    "quality",
+    "trajectory",
+    "transfer",
+    "covariance",
+    "depth",
+    "causal_basis",
+    "alignment",
+    "ablation",
+    "anomaly",
+)
 
 
 @dataclass(frozen=True)
@@ -18,9 +29,17 @@ class Params:
         "lens to judge: the name of one in the store, or the folder of a published checkpoint; "
         "none trains one",
     )
+    beside: str | None = param(
+        None,
+        "a second lens, such as that of the model before it was fine-tuned: a name in the store, "
+        "the folder of a published checkpoint, or a file lenses/NAME.safetensors of another store",
+    )
     save_as: str = param("tuned", "name under which the trained lens is kept in the store")
     experiments: tuple[str, ...] | None = param(
-        None, "parts to do: " + ", ".join(EXPERIMENTS) + "; none is all"
+        None,
+        "parts to do: "
+        + ", ".join(EXPERIMENTS)
+        + "; none is all that the store allows, the others stand in the table `skipped`",
     )
     held_out: float = param(
         0.2, "share of the examples that are not trained on, and judged", least=0
@@ -40,13 +59,32 @@ class Params:
     loss: str = param("kl", "kl to the model's output, or ce to the next token")
     bias_only: bool = param(default=False, meaning="train biases alone")
     start: str = param("identity", "identity, or least_squares to the last state")
+    shuffled: bool = param(
+        default=False, meaning="control: states learn other tokens' outputs, which tells nothing"
+    )
     seed: int = param(0, "of the split and of the order of examples", least=0)
     executor: str = param("auto", "rust on the CPU, or torch; auto is rust on the CPU")
     device: str = param("cpu", "of torch, such as cuda")
     memory: str = param("1GB", "for the rows that are computed together")
     examples: int = param(12, "held-out examples whose trajectories are kept", least=0)
+    model: str | None = param(
+        None,
+        "folder of the model's weights, for causal_basis, alignment and ablation, which replay",
+    )
+    basis_examples: int = param(32, "held-out examples that are replayed, all tokens", least=1)
+    directions: int = param(6, "of each layer's causal basis", least=1)
+    random_directions: int = param(10, "of each layer, the control", least=0)
+    removal: str = param("mean", "what is put along a direction: mean, zero or resample")
+    anomalies: str | None = param(
+        None,
+        "query with columns row, clean (true or false) and, if wanted, task, candidates (token "
+        "ids); none asks whether demonstrations are true",
+    )
+    train_share: float = param(0.6, "of clean items, which detectors learn from")
+    splits: int = param(10, "random splits of clean items", least=1)
+    neighbours: int = param(20, "of the local outlier factor", least=1)
     fingerprint: str | None = param(
-        None, "of a lens that is there, filled in so that a result is known by its content"
+        None, "of lenses that are there, filled in so that a result is known by their content"
     )
 
     @property
@@ -64,6 +102,7 @@ class Params:
             loss=self.loss,
             bias_only=self.bias_only,
             start=self.start,
+            shuffled=self.shuffled,
             seed=self.seed,
         )
 
@@ -77,6 +116,12 @@ class Params:
             if name not in EXPERIMENTS:
                 message = f"tuned_lens has no part {name!r}; there are: {', '.join(EXPERIMENTS)}"
                 raise ArgumentError(message)
+        if self.removal not in REMOVALS:
+            message = f"removal is {', '.join(REMOVALS)}, not {self.removal!r}"
+            raise ArgumentError(message)
+        if not 0 < self.train_share < 1:
+            message = f"train_share is between 0 and 1, not {self.train_share}"
+            raise ArgumentError(message)
         if self.save_as == "logit":
             message = "save_as=logit is what the logit lens is called in the tables: take another"
             raise ArgumentError(message)

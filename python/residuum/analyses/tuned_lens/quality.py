@@ -11,7 +11,7 @@ from residuum import kernels
 from residuum.analyses.rows import NO_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -67,6 +67,11 @@ class Quality:
 
 def _rows(study: Study, sums: Mapping[tuple[str, int], Sums]) -> Iterator[dict[str, Any]]:
     per_byte = bits_per_byte(study)
+    own = sums[next(iter(study.names)), study.layers[-1]]
+    said = own.marginal / own.marginal.sum()
+    constant = (
+        float(-(said[said > 0] * np.log(said[said > 0])).sum()) - own.totals["entropy"] / own.n
+    )
     for (name, layer), of in sums.items():
         ce = of.totals["ce"] / of.n_target if of.n_target else None
         kl = of.totals["kl"] / of.n
@@ -80,12 +85,37 @@ def _rows(study: Study, sums: Mapping[tuple[str, int], Sums]) -> Iterator[dict[s
             "ce_bpb": None if ce is None or per_byte is None else ce * per_byte,
             "kl_nats": kl,
             "kl_bpb": None if per_byte is None else kl * per_byte,
+            "constant_kl_nats": constant,
             "entropy": of.totals["entropy"] / of.n,
             "marginal_kl": divergence(true, of.marginal),
             "top1_is_final": of.totals["agree"] / of.n,
             "n_tokens": of.n,
             "n_targets": of.n_target,
         }
+
+
+def lens_transfer(study: Study, quality: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of the table `lens_transfer` (T10): the lens beside, above the model's own lens."""
+    if study.beside is None:
+        return
+    rows = list(quality)
+    own = {row["layer"]: row for row in rows if row["lens"] == study.own_name}
+    for row in rows:
+        if row["lens"] == study.beside_name and row["layer"] != study.layers[-1]:
+            mine = own[row["layer"]]
+            bits = None if row["kl_bpb"] is None else row["kl_bpb"] - mine["kl_bpb"]
+            yield {
+                "lens": row["lens"],
+                "lens_model": study.beside.about.get("model"),
+                "state_model": study.model,
+                "layer": row["layer"],
+                "kl_nats": row["kl_nats"],
+                "kl_bpb": row["kl_bpb"],
+                "own_kl_nats": mine["kl_nats"],
+                "penalty_nats": row["kl_nats"] - mine["kl_nats"],
+                "penalty_bpb": bits,
+                "n_tokens": row["n_tokens"],
+            }
 
 
 def marginal(study: Study, normed: NDArray[np.float32]) -> NDArray[np.float64]:

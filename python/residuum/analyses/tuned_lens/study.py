@@ -6,24 +6,22 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from residuum.analyses.rows import token_rows
 from residuum.analyses.tuned_lens.depth import Depth
 from residuum.analyses.tuned_lens.quality import Quality
-from residuum.analyses.tuned_lens.trajectory import trajectory
-from residuum.analyses.tuned_lens.transfer import covariance, transfer
 from residuum.errors import ArgumentError
 from residuum.lenses import TunedLens, published, save, stored, train
-from residuum.lenses.examples import split, stored_examples
+from residuum.lenses.examples import content, split, stored_examples
 from residuum.lenses.states import States
-from residuum.lenses.stored import path_of
+from residuum.lenses.stored import END, path_of, read, refuse_other
 from residuum.replay.readout import readout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from residuum.analyses.rows import TokenRows
     from residuum.analyses.tuned_lens.params import Params
     from residuum.kernels import LensStats
+    from residuum.replay.engine import Replay
     from residuum.store import Store
 
     Floats = NDArray[np.float32]
@@ -51,13 +50,15 @@ def settled(store: Store, params: Params) -> Params:
     params.check()
     if params.lens is None:
         _refuse_to_replace(store, params)
+    there = [_found(store, lens) for lens in (params.lens, params.beside) if lens is not None]
+    if not there:
         return replace(params, fingerprint=None)
-    found = _found(store, params.lens)
     digest = hashlib.sha256()
-    for state, one in sorted(found.translators.items()):
-        digest.update(str(state).encode())
-        digest.update(np.ascontiguousarray(one.weight).data)
-        digest.update(np.ascontiguousarray(one.bias).data)
+    for found in there:
+        for state, one in sorted(found.translators.items()):
+            digest.update(str(state).encode())
+            digest.update(np.ascontiguousarray(one.weight).data)
+            digest.update(np.ascontiguousarray(one.bias).data)
     return replace(params, fingerprint=digest.hexdigest()[:16])
 
 
@@ -83,7 +84,19 @@ def _refuse_to_replace(store: Store, params: Params) -> None:
 
 
 def _found(store: Store, lens: str) -> TunedLens:
-    return published(lens) if Path(lens).is_dir() else stored(store, lens)
+    path = Path(lens)
+    if path.is_dir():
+        return published(lens)
+    if path.suffix == END and path.is_file():
+        found = read(path)
+        refuse_other(store, found)
+        return found
+    return stored(store, lens)
+
+
+def _called(lens: str) -> str:
+    """What a lens is called in the tables."""
+    return Path(lens).name.removesuffix(END)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +127,15 @@ class Study:
         self.states = States(store, analysis=NAME)
         self.losses: pa.Table | list[Mapping[str, Any]] = []
         self.lens = self._lens()
+        self.beside = None if params.beside is None else _found(store, params.beside)
         self.judged = self._judged()
         last = self.states.n_state - 1
         self.states.require(last)
         held = set(self.states.held)
-        self.layers = [s for s in sorted(self.lens.translators) if s in held] + [last]
+        known = set(self.lens.translators)
+        if self.beside is not None:
+            known &= set(self.beside.translators)
+        self.layers = [s for s in sorted(known) if s in held] + [last]
 
     def _lens(self) -> TunedLens:
         of = self.params
@@ -144,7 +161,7 @@ class Study:
         """Rows of examples that the lens was not trained on; all if it was trained elsewhere."""
         examples = stored_examples(self.store)
         kept = self.lens.about.get("split")
-        if kept is None:
+        if kept is None or content(self.store, kept["n_row"]) != kept.get("content"):
             return examples.rows()
         there = examples.first < kept["n_row"]
         old, new = (examples.taken(np.flatnonzero(which)) for which in (there, ~there))
@@ -153,10 +170,25 @@ class Study:
         return rows if len(rows) else mine.rows()
 
     @cached_property
+    def own_name(self) -> str:
+        """What the lens is called."""
+        return _called(self.params.lens or self.params.save_as)
+
+    @cached_property
+    def beside_name(self) -> str | None:
+        """What the second lens is called, if there is one."""
+        if self.params.beside is None:
+            return None
+        name = _called(self.params.beside)
+        return f"{name}_beside" if name in ("logit", self.own_name) else name
+
+    @cached_property
     def names(self) -> dict[str, TunedLens | None]:
         """The lenses that are compared; None is the logit lens."""
-        name = self.params.lens or self.params.save_as
-        return {"logit": None, Path(name).name: self.lens}
+        names = {"logit": None, self.own_name: self.lens}
+        if self.beside_name is not None:
+            names[self.beside_name] = self.beside
+        return names
 
     @property
     def model(self) -> str:
@@ -196,14 +228,20 @@ class Study:
         """Whether a part was asked for."""
         return self.params.experiments is None or name in self.params.experiments
 
-    def done(self, name: str) -> Iterable[Mapping[str, Any]] | pa.Table:
-        """The rows of a part; none if it was not asked for."""
-        if not self.wants(name):
-            return []
-        if name in PASSING:
-            return self.passed[name].made()
-        parts = {"trajectory": trajectory, "transfer": transfer, "covariance": covariance}
-        return parts[name](self)
+    @cached_property
+    def replay(self) -> Replay:
+        """Patched passes of the store's model."""
+        from residuum.replay.opening import replay
+
+        of = self.params
+        return replay(
+            self.store,
+            of.model,
+            executor=cast("Any", of.executor),
+            device=of.device,
+            memory=of.memory,
+            progress=False,
+        )
 
     @cached_property
     def passed(self) -> dict[str, Quality | Depth]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from residuum.analyses.registry import TableSpec
 from residuum.analyses.result import column
+from residuum.analyses.skipped import SKIPPED
 
 INT32, INT64, DOUBLE = pa.int32(), pa.int64(), pa.float64()
 MODEL = column("model", pa.string(), "name of the captured model")
@@ -16,6 +17,9 @@ LAYER = column(
 )
 BLOCK = column("block", INT32, "block that the state leaves, SQL's layer; null for state 0")
 KL = column("kl_nats", DOUBLE, "mean KL(model's output || lens)", unit="nats")
+N_TOKENS = column("n_tokens", INT64, "tokens", unit="tokens")
+KIND = column("kind", pa.string(), "basis, or random: the control")
+RANK = column("rank", INT32, "by energy, from 0; of random ones the draw")
 CE = column("ce_nats", DOUBLE, "mean cross-entropy with the next token", unit="nats")
 
 SPECS = (
@@ -48,6 +52,12 @@ SPECS = (
                 column(
                     "kl_bpb", DOUBLE, "the same by the bytes of the texts", unit="bits per byte"
                 ),
+                column(
+                    "constant_kl_nats",
+                    DOUBLE,
+                    "KL of the best that says the same everywhere: the mean output",
+                    unit="nats",
+                ),
                 column("entropy", DOUBLE, "mean, of the lens", unit="nats"),
                 column(
                     "marginal_kl",
@@ -56,7 +66,7 @@ SPECS = (
                     unit="nats",
                 ),
                 column("top1_is_final", DOUBLE, "top token is the model's own", unit="share"),
-                column("n_tokens", INT64, "tokens", unit="tokens"),
+                N_TOKENS,
                 column("n_targets", INT64, "of these with a next token", unit="tokens"),
             ]
         ),
@@ -82,6 +92,18 @@ SPECS = (
                 column("target_text", pa.string(), "its text"),
                 column("target_logprob", pa.float32(), "its log-probability", unit="nats"),
                 column("target_rank", INT32, "tokens ranked above it; 0 is best"),
+                column(
+                    "js_to_previous",
+                    pa.float32(),
+                    "Jensen-Shannon divergence from the layer before; null at the first",
+                    unit="nats",
+                ),
+                column(
+                    "tv_to_previous",
+                    pa.float32(),
+                    "total variation from the layer before; null at the first",
+                    unit="probability",
+                ),
             ]
         ),
     ),
@@ -98,7 +120,7 @@ SPECS = (
                 column(
                     "kl_penalty", DOUBLE, "KL above that of the layer's own translator", unit="nats"
                 ),
-                column("n_tokens", INT64, "tokens", unit="tokens"),
+                N_TOKENS,
             ]
         ),
     ),
@@ -117,7 +139,7 @@ SPECS = (
                     "without features whose variance anywhere is 100 times the median",
                 ),
                 column("n_outliers", INT32, "features left out", unit="features"),
-                column("n_tokens", INT64, "tokens", unit="tokens"),
+                N_TOKENS,
             ]
         ),
     ),
@@ -161,6 +183,121 @@ SPECS = (
             ]
         ),
     ),
+    TableSpec(
+        "causal_basis",
+        "one direction taken out of one layer: how far lens and model move",
+        pa.schema(
+            [
+                MODEL,
+                LAYER,
+                KIND,
+                RANK,
+                column("energy", DOUBLE, "KL of the lens, from as it is to without", unit="nats"),
+                column(
+                    "model_kl",
+                    DOUBLE,
+                    "KL of the model's output, by replay from that layer",
+                    unit="nats",
+                ),
+                N_TOKENS,
+                column("vector", pa.list_(pa.float32()), "the direction, of length 1"),
+            ]
+        ),
+    ),
+    TableSpec(
+        "fidelity",
+        "one layer: does what moves the lens move the model",
+        pa.schema(
+            [
+                MODEL,
+                LAYER,
+                column("spearman", DOUBLE, "rank correlation of energy and model_kl, all of them"),
+                column("spearman_basis", DOUBLE, "the same of the basis alone"),
+                column("model_kl_top", DOUBLE, "of the basis' first direction", unit="nats"),
+                column("model_kl_basis", DOUBLE, "mean of the basis", unit="nats"),
+                column("model_kl_random", DOUBLE, "mean of random directions", unit="nats"),
+                column("top_over_random", DOUBLE, "the first over the random mean"),
+                column("basis_over_random", DOUBLE, "the basis' mean over the random mean"),
+                column("n_directions", INT32, "both kinds", unit="directions"),
+                column("n_random", INT32, "random ones", unit="directions"),
+            ]
+        ),
+    ),
+    TableSpec(
+        "alignment",
+        "one direction taken out of one layer: do lens and model move the same way",
+        pa.schema(
+            [
+                MODEL,
+                LENS,
+                LAYER,
+                KIND,
+                RANK,
+                column("weights", pa.string(), "of tokens: uniform, or marginal, as often as said"),
+                column(
+                    "alignment",
+                    DOUBLE,
+                    "mean over examples of the Aitchison cosine of both responses",
+                ),
+                column("error", DOUBLE, "its standard error over examples"),
+                N_TOKENS,
+                column("n_examples", INT64, "their examples", unit="examples"),
+            ]
+        ),
+    ),
+    TableSpec(
+        "ablation",
+        "one block without which the model is run",
+        pa.schema(
+            [
+                MODEL,
+                column("block", INT32, "from 0"),
+                column("method", pa.string(), "what it adds instead: zero, mean or resample"),
+                column("kl_nats", DOUBLE, "mean KL(model's output || without)", unit="nats"),
+                N_TOKENS,
+            ]
+        ),
+    ),
+    TableSpec(
+        "anomaly",
+        "how well one detector tells odd inputs from clean ones by their trajectories",
+        pa.schema(
+            [
+                MODEL,
+                column("task", pa.string(), "which inputs"),
+                column("lens", pa.string(), "whose trajectory; null for the last state itself"),
+                column("detector", pa.string(), "lof, isolation_forest, or mahalanobis"),
+                column("against", pa.string(), "odd inputs, or other clean ones: the control"),
+                column("auroc", DOUBLE, "mean over splits of the clean inputs"),
+                column("auroc_lo", DOUBLE, "2.5 % of draws of the inputs"),
+                column("auroc_hi", DOUBLE, "97.5 % of draws of the inputs"),
+                column("n_splits", INT32, "splits", unit="splits"),
+                column("n_train", INT64, "clean inputs learnt from", unit="inputs"),
+                column("n_test", INT64, "inputs told apart, both kinds", unit="inputs"),
+            ]
+        ),
+    ),
+    TableSpec(
+        "lens_transfer",
+        "the second lens at one layer, beside the first",
+        pa.schema(
+            [
+                column("lens", pa.string(), "the second lens"),
+                column("lens_model", pa.string(), "what it was trained on"),
+                column("state_model", pa.string(), "whose states go through it"),
+                LAYER,
+                KL,
+                column(
+                    "kl_bpb", DOUBLE, "the same by the bytes of the texts", unit="bits per byte"
+                ),
+                column("own_kl_nats", DOUBLE, "of the first lens", unit="nats"),
+                column("penalty_nats", DOUBLE, "how much further it is", unit="nats"),
+                column("penalty_bpb", DOUBLE, "the same by the bytes", unit="bits per byte"),
+                N_TOKENS,
+            ]
+        ),
+    ),
+    SKIPPED,
 )
 SCHEMAS = {spec.name: spec.schema for spec in SPECS}
 

@@ -1,4 +1,4 @@
-"""Tokens by layers: what each lens would say (T3)."""
+"""Tokens by layers: what each lens would say, and how far that is from the layer before (T3)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import pyarrow as pa
 
 from residuum.analyses.rows import NO_TOKEN
 from residuum.kernels import NO_TOKEN as NO_RANK
+from residuum.lenses import divergence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from residuum.analyses.tuned_lens.study import Study
     from residuum.kernels import LensStats
+
+    Floats = NDArray[np.float32]
+
+LOGITS = 4 << 20
+"""Logits of the rows that are compared together."""
 
 
 def trajectory(study: Study) -> pa.Table | list[dict[str, object]]:
@@ -25,15 +31,34 @@ def trajectory(study: Study) -> pa.Table | list[dict[str, object]]:
     parts = []
     for block in study.blocks(rows):
         final = study.final(block)
+        before: dict[str, Floats] = {}
         for layer in study.layers:
             states = study.states.read(layer, block)
             for name, lens in study.names.items():
-                seen = study.statistics(study.normed(lens, layer, states), final, block)
-                parts.append(_table(study, name, layer, block, seen))
+                normed = study.normed(lens, layer, states)
+                seen = study.statistics(normed, final, block)
+                table = _table(study, name, layer, block, seen)
+                for column, values in _steps(study, before.get(name), normed).items():
+                    table = table.append_column(column, values)
+                parts.append(table)
+                before[name] = normed
     if not parts:
         return []
     order = [("lens", "ascending"), ("row", "ascending"), ("layer", "ascending")]
     return pa.concat_tables(parts).sort_by(order)
+
+
+def _steps(study: Study, before: Floats | None, normed: Floats) -> dict[str, pa.Array]:
+    """How far normed rows are from those of the layer before; null at the first."""
+    n, step = len(normed), max(1, LOGITS // study.readout.d_vocab)
+    if before is None:
+        return dict.fromkeys(("js_to_previous", "tv_to_previous"), pa.nulls(n, pa.float32()))
+    js, tv = np.empty(n, np.float32), np.empty(n, np.float32)
+    for at in range(0, n, step):
+        some = slice(at, at + step)
+        p, q = (divergence.log_softmax(study.readout.unembed(x[some])) for x in (before, normed))
+        js[some], tv[some] = divergence.js(p, q), divergence.total_variation(p, q)
+    return {"js_to_previous": pa.array(js), "tv_to_previous": pa.array(tv)}
 
 
 def _table(
