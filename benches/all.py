@@ -14,7 +14,18 @@ from typing import Any
 
 from findings import KEPT, Verdict
 
-NAMES = ("capture", "patching", "effects", "sql", "storage", "cold", "objects", "kernels", "codecs")
+NAMES = (
+    "capture",
+    "patching",
+    "effects",
+    "sql",
+    "storage",
+    "cold",
+    "objects",
+    "kernels",
+    "codecs",
+    "lenses",
+)
 ALONE = ("gpu_capture",)
 """Run by hand, where there is what they need; kept like the others."""
 DOCS = Path("docs/benchmarks.md")

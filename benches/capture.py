@@ -40,10 +40,10 @@ SITES = ("resid_post", "z")
 Trace = dict[str, torch.Tensor]
 
 
-def make_model() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+def make_model(n_layer: int = 12) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     """GPT-2-small's shape with random weights, and a tokenizer that knows the words w0, w1, …."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=N_WORD)).eval()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=N_WORD, n_layer=n_layer)).eval()
     raw = Tokenizer(models.WordLevel({f"w{i}": i for i in range(N_WORD)}, unk_token="w0"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = dict.fromkeys(("pad_token", "eos_token", "bos_token"), "w0")

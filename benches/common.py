@@ -64,9 +64,15 @@ def measure(case: Case, into: Measured) -> None:
     into.read_bytes = max(into.read_bytes, case.read() - read)
 
 
-def interleaved(cases: Mapping[str, Case], rounds: int) -> dict[str, Measured]:
-    """Measure every case once per round, in turns, after one round that is thrown away."""
-    for case in cases.values():
+def interleaved(
+    cases: Mapping[str, Case], rounds: int, *, warm_up: bool = True
+) -> dict[str, Measured]:
+    """Measure every case once per round, in turns, after one round that is thrown away.
+
+    Without `warm_up` there is none: for cases that take minutes, and ran when answers were
+    compared.
+    """
+    for case in cases.values() if warm_up else ():
         case.run()
     measured = {name: Measured() for name in cases}
     for _ in range(rounds):
