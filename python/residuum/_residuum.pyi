@@ -22,7 +22,7 @@ __all__ = [
     "knn",
     "lens",
     "lens_gradients",
-    "lens_marginal",
+    "lens_judge",
     "matmul",
     "moments",
     "object_create",
@@ -282,13 +282,19 @@ def lens_gradients(
     logit_scale: float,
     softcap: float | None,
 ) -> None: ...
-def lens_marginal(
+def lens_judge(
     x: NDArray[np.float32],
     w_u: NDArray[np.float32],
-    sum: NDArray[np.float64],
+    reference: NDArray[np.float32],
+    kl: NDArray[np.float32],
+    entropy: NDArray[np.float32],
+    top: NDArray[np.uint32],
+    target_logprob: NDArray[np.float32],
+    marginal: NDArray[np.float64],
     *,
     transposed: bool,
     bias: NDArray[np.float32] | None,
+    targets: NDArray[np.int32] | None,
     logit_scale: float,
     softcap: float | None,
 ) -> None: ...

@@ -153,39 +153,78 @@ def lens_gradients(
     return loss, gradient
 
 
-def lens_marginal(
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """How far lenses are from the model's own predictions; by layer and row unless said.
+
+    Attributes:
+        kl: `KL(reference || row)`, nats. float32.
+        entropy: of the softmax, nats. float32.
+        top_id: uint32, the token with the largest logit; `NO_TOKEN` if one is NaN.
+        target_logprob: nats; NaN without a target. float32.
+        marginal: float64 `[layer, d_vocab]`, the sum over rows of their probabilities.
+    """
+
+    kl: Floats
+    entropy: Floats
+    top_id: NDArray[np.uint32]
+    target_logprob: Floats
+    marginal: NDArray[np.float64]
+
+
+def lens_judge(
     x: ArrayLike,
     w_u: ArrayLike,
+    reference: ArrayLike,
     *,
     bias: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
-) -> NDArray[np.float64]:
-    """The probabilities that rows give to each token, summed: float64 `[d_vocab]`.
+) -> Judged:
+    """How far several lenses of the same rows are from a reference, in one product each.
+
+    The reference's distributions of 128 rows are in memory, and the logits of 64 a thread.
 
     Args:
-        x: `[row, d_model]`, normed.
+        x: `[layer, row, d_model]`, normed.
         w_u: `[d_model, d_vocab]`; the transpose of a contiguous array is read in place.
+        reference: `[row, d_model]`, normed; the model's own last rows.
         bias: `[d_vocab]`.
+        targets: integers `[row]`, negative for none.
         logit_scale: factor on the logits.
         softcap: `softcap * tanh(logit / softcap)` where given.
 
     Raises:
-        ArgumentError: axes that do not fit.
+        ArgumentError: axes that do not fit, or a target beyond the vocabulary.
     """
-    rows = _floats("x", x, 2)
-    weight, transposed = _unembedding(w_u, rows)
-    out = np.zeros(weight.shape[0] if transposed else weight.shape[1])
-    _residuum.lens_marginal(
-        rows,
-        weight,
-        out,
-        transposed=transposed,
-        bias=_optional("bias", bias, 1),
-        logit_scale=logit_scale,
-        softcap=softcap,
+    rows, compared = _floats("x", x, 3), _floats("reference", reference, 2)
+    weight, transposed = _unembedding(w_u, rows, compared)
+    shape = rows.shape[:2]
+    found = Judged(
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+        np.full(shape, NO_TOKEN, np.uint32),
+        np.full(shape, np.nan, np.float32),
+        np.zeros((shape[0], weight.shape[0] if transposed else weight.shape[1])),
     )
-    return out
+    if rows.size:
+        _residuum.lens_judge(
+            rows,
+            weight,
+            compared,
+            found.kl,
+            found.entropy,
+            found.top_id,
+            found.target_logprob,
+            found.marginal,
+            transposed=transposed,
+            bias=_optional("bias", bias, 1),
+            targets=None if targets is None else _integers("targets", targets),
+            logit_scale=logit_scale,
+            softcap=softcap,
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from residuum import kernels
 from residuum.errors import SiteError, StoreError
-from residuum.kernels import LensStats, Norm
+from residuum.kernels import Judged, LensStats, Norm
 
 if TYPE_CHECKING:
     from residuum.store import Store
@@ -120,6 +120,18 @@ class Readout:
             reference=reference,
             targets=targets,
             k=k,
+            logit_scale=self.logit_scale,
+            softcap=self.logit_softcap,
+        )
+
+    def judge(self, x: Floats, reference: Floats, targets: NDArray[np.int32]) -> Judged:
+        """Normed rows of several lenses, `[lens, row, d_model]`; see `kernels.lens_judge`."""
+        return kernels.lens_judge(
+            x,
+            self.w_u,
+            reference,
+            bias=self.b_u,
+            targets=targets,
             logit_scale=self.logit_scale,
             softcap=self.logit_softcap,
         )

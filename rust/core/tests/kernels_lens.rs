@@ -14,8 +14,8 @@ mod kernels_common;
 use kernels_common::{assert_close, cases, naive_matmul, transpose, uniform, with_threads};
 use proptest::prelude::*;
 use residuum_core::kernels::lens::{
-    Gradient, LensStats, NO_TOKEN, Teacher, Unembed, lens, lens_gradients, lens_layers,
-    lens_marginal,
+    Gradient, Judgement, LensStats, NO_TOKEN, Teacher, Unembed, lens, lens_gradients, lens_judge,
+    lens_layers,
 };
 use residuum_core::kernels::matmul::MatRef;
 
@@ -387,26 +387,119 @@ fn gradients_refuse_what_does_not_fit() {
     assert!(lens_gradients(&[&[0.0; 6]], Teacher::Tokens(&[0, 1]), unembed, &mut []).is_err());
 }
 
+/// What `lens_judge` says of one layer.
+#[derive(Debug, Clone, PartialEq)]
+struct Judged {
+    kl: Vec<f32>,
+    entropy: Vec<f32>,
+    top: Vec<u32>,
+    target_logprob: Vec<f32>,
+    marginal: Vec<f64>,
+}
+
+fn judged(
+    layers: &[&[f32]],
+    reference: &[f32],
+    targets: Option<&[i32]>,
+    unembed: Unembed<'_>,
+) -> Vec<Judged> {
+    let (rows, vocab) = (reference.len() / unembed.weight.rows(), unembed.weight.cols());
+    let mut found = vec![
+        Judged {
+            kl: vec![0.0; rows],
+            entropy: vec![0.0; rows],
+            top: vec![0; rows],
+            target_logprob: vec![0.0; rows],
+            marginal: vec![0.0; vocab],
+        };
+        layers.len()
+    ];
+    let mut out: Vec<Judgement<'_>> = found
+        .iter_mut()
+        .map(|of| Judgement {
+            kl: &mut of.kl,
+            entropy: &mut of.entropy,
+            top: &mut of.top,
+            target_logprob: &mut of.target_logprob,
+            marginal: &mut of.marginal,
+        })
+        .collect();
+    lens_judge(layers, reference, targets, unembed, &mut out).unwrap();
+    found
+}
+
 #[test]
-fn a_marginal_is_the_sum_of_softmaxes() {
-    let (rows, d, vocab) = (150, 6, 523);
-    let (x, w, bias) = (uniform(1, rows * d), uniform(2, d * vocab), uniform(3, vocab));
+fn a_judgement_is_that_of_the_statistics_and_sums_softmaxes() {
+    // More than a block of rows, and a vocabulary that is no multiple of lanes or tiles.
+    let (rows, d, vocab) = (150, 6, 1043);
+    let (x, y, last) = (uniform(1, rows * d), uniform(5, rows * d), uniform(4, rows * d));
+    let (w, bias) = (uniform(2, d * vocab), uniform(3, vocab));
+    let mut targets = targets(6, rows, vocab);
+    targets[7] = -1;
     let weight = MatRef::new(&w, d, vocab).unwrap();
-    let unembed = Unembed { bias: Some(&bias), ..Unembed::new(weight) };
-    let naive = Naive::new(&x, &w, d, vocab, |id, v| v + f64::from(bias[id]));
-    let mut expected = vec![0.0; vocab];
-    for row in &naive.logits {
-        let q = Naive::log_softmax(row);
-        expected.iter_mut().zip(q).for_each(|(sum, q)| *sum += q.exp());
-    }
-    let run = |threads| {
-        let mut sum = vec![0.0; vocab];
-        with_threads(threads, || lens_marginal(&x, unembed, &mut sum)).unwrap();
-        sum
-    };
+    let unembed = Unembed { weight, bias: Some(&bias), logit_scale: 0.5, softcap: Some(3.0) };
+    let layers: [&[f32]; 3] = [&x, &y, &last];
+    let run = |threads| with_threads(threads, || judged(&layers, &last, Some(&targets), unembed));
     let found = run(1);
-    let narrow: Vec<f32> = found.iter().map(|&sum| sum as f32).collect();
-    assert_close(&narrow, &expected, 1e-5);
-    assert_eq!(found, run(3));
-    assert!(lens_marginal(&x, unembed, &mut [0.0]).is_err());
+    // NaN is not equal to itself, but reads the same.
+    assert!(format!("{found:?}") == format!("{:?}", run(3)), "it depends on threads");
+    let want = lens_layers(&layers, Some(&last), Some(&targets), unembed, 1).unwrap();
+    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+    let finish = |id: usize, v: f64| 3.0 * ((v + f64::from(bias[id])) * 0.5 / 3.0).tanh();
+    for (x, (got, want)) in layers.iter().zip(found.iter().zip(&want)) {
+        assert_close(&got.kl, &wide(&want.kl_to_reference), 1e-5);
+        assert_close(&got.entropy, &wide(&want.entropy), 1e-5);
+        assert_eq!(got.top, want.top_ids);
+        assert!(got.target_logprob[7].is_nan() && want.target_logprob[7].is_nan());
+        assert_close(&got.target_logprob[8..], &wide(&want.target_logprob[8..]), 1e-5);
+        let mut expected = vec![0.0; vocab];
+        for row in &Naive::new(x, &w, d, vocab, finish).logits {
+            let q = Naive::log_softmax(row);
+            expected.iter_mut().zip(q).for_each(|(sum, q)| *sum += q.exp());
+        }
+        let narrow: Vec<f32> = got.marginal.iter().map(|&sum| sum as f32).collect();
+        assert_close(&narrow, &expected, 1e-5);
+    }
+    assert!(found[2].kl.iter().all(|kl| kl.abs() < 1e-6));
+}
+
+#[test]
+fn a_judgement_of_nan_is_nan_and_other_rows_are_as_they_were() {
+    let (rows, d, vocab) = (70, 3, 40);
+    let (mut x, last, w) = (uniform(1, rows * d), uniform(2, rows * d), uniform(3, d * vocab));
+    let unembed = Unembed::new(MatRef::new(&w, d, vocab).unwrap());
+    let clean = judged(&[&x], &last, None, unembed).remove(0);
+    assert!(clean.target_logprob.iter().all(|value| value.is_nan()));
+    x[d] = f32::NAN;
+    let found = judged(&[&x], &last, None, unembed).remove(0);
+    assert!(found.kl[1].is_nan() && found.entropy[1].is_nan());
+    assert_eq!(found.top[1], NO_TOKEN);
+    assert!(found.marginal.iter().all(|sum| sum.is_nan()));
+    assert_eq!((&found.kl[2..], &found.top[2..]), (&clean.kl[2..], &clean.top[2..]));
+}
+
+#[test]
+fn a_judgement_refuses_what_does_not_fit() {
+    let w = vec![0.0; 12];
+    let unembed = Unembed::new(MatRef::new(&w, 3, 4).unwrap());
+    let refused = |reference: &[f32], targets: Option<&[i32]>, rows: usize, vocab: usize| {
+        let (mut kl, mut entropy) = (vec![0.0; rows], vec![0.0; 2]);
+        let (mut top, mut target_logprob) = (vec![0; 2], vec![0.0; 2]);
+        let mut marginal = vec![0.0; vocab];
+        let out = Judgement {
+            kl: &mut kl,
+            entropy: &mut entropy,
+            top: &mut top,
+            target_logprob: &mut target_logprob,
+            marginal: &mut marginal,
+        };
+        lens_judge(&[&[0.0; 6]], reference, targets, unembed, &mut [out]).is_err()
+    };
+    assert!(!refused(&[0.0; 6], Some(&[0, -1]), 2, 4));
+    assert!(refused(&[0.0; 3], None, 2, 4));
+    assert!(refused(&[0.0; 6], Some(&[0]), 2, 4));
+    assert!(refused(&[0.0; 6], Some(&[0, 4]), 2, 4));
+    assert!(refused(&[0.0; 6], None, 1, 4));
+    assert!(refused(&[0.0; 6], None, 2, 3));
+    assert!(lens_judge(&[&[0.0; 6]], &[0.0; 6], None, unembed, &mut []).is_err());
 }

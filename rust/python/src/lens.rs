@@ -1,10 +1,10 @@
 //! Statistics of logits that are never stored.
 
 use numpy::{
-    IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArrayMethods,
+    IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray2, PyUntypedArrayMethods,
 };
 use pyo3::{prelude::*, types::PyDict};
-use residuum_core::kernels::lens::{Gradient, LensStats, Teacher, Unembed};
+use residuum_core::kernels::lens::{Gradient, Judgement, LensStats, Teacher, Unembed};
 
 use crate::{
     call::detached,
@@ -81,26 +81,62 @@ pub(crate) fn lens_gradients<'py>(
     })
 }
 
-/// Adds the softmax of each normed row `[row, d_model]` to `sum [d_vocab]`.
+/// How far lenses at normed rows `[layer, row, d_model]` are from the rows `reference`; into arrays
+/// `[layer, row]`, and sums `marginal [layer, d_vocab]` of their distributions.
 #[pyfunction]
-#[pyo3(signature = (x, w_u, sum, *, transposed, bias, logit_scale, softcap))]
+#[pyo3(signature = (
+    x, w_u, reference, kl, entropy, top, target_logprob, marginal,
+    *, transposed, bias, targets, logit_scale, softcap
+))]
 #[allow(clippy::too_many_arguments, reason = "one keyword per property of the readout")]
-pub(crate) fn lens_marginal<'py>(
+pub(crate) fn lens_judge<'py>(
     py: Python<'py>,
     x: Floats<'py>,
     w_u: Floats<'py>,
-    mut sum: PyReadwriteArray1<'py, f64>,
+    reference: Floats<'py>,
+    mut kl: FloatsOut<'py>,
+    mut entropy: FloatsOut<'py>,
+    mut top: PyReadwriteArray2<'py, u32>,
+    mut target_logprob: FloatsOut<'py>,
+    mut marginal: PyReadwriteArray2<'py, f64>,
     transposed: bool,
     bias: Option<Floats<'py>>,
+    targets: Option<PyReadonlyArray1<'py, i32>>,
     logit_scale: f32,
     softcap: Option<f32>,
 ) -> PyResult<()> {
     let weight = matrix(py, &w_u, transposed)?;
     let unembed = Unembed { weight, bias: optional(py, bias.as_ref())?, logit_scale, softcap };
-    let rows = slice(py, &x)?;
-    let sum =
-        sum.as_slice_mut().map_err(|_| argument(py, "the array of sums is not contiguous"))?;
-    detached(py, || residuum_core::kernels::lens::lens_marginal(rows, unembed, sum))
+    let (n_layer, n_row) = match *x.shape() {
+        [n_layer, n_row, _] if n_layer > 0 && n_row > 0 => (n_layer, n_row),
+        _ => return Err(argument(py, "the rows are [layer, row, d_model], none of them empty")),
+    };
+    let all = slice(py, &x)?;
+    let layers: Vec<&[f32]> = all.chunks_exact(all.len() / n_layer).collect();
+    let reference = slice(py, &reference)?;
+    let targets = targets.as_ref().map(|targets| tokens(py, targets)).transpose()?;
+    let contiguous = |_| argument(py, "an array for results is not contiguous");
+    let top = top.as_slice_mut().map_err(contiguous)?.chunks_exact_mut(n_row);
+    let sums = marginal.as_slice_mut().map_err(contiguous)?;
+    let sums = sums.chunks_exact_mut(weight.cols().max(1));
+    let kl = slice_mut(py, &mut kl)?.chunks_exact_mut(n_row);
+    let entropy = slice_mut(py, &mut entropy)?.chunks_exact_mut(n_row);
+    let found = slice_mut(py, &mut target_logprob)?.chunks_exact_mut(n_row);
+    let mut out: Vec<Judgement<'_>> = kl
+        .zip(entropy)
+        .zip(top.zip(found))
+        .zip(sums)
+        .map(|(((kl, entropy), (top, target_logprob)), marginal)| Judgement {
+            kl,
+            entropy,
+            top,
+            target_logprob,
+            marginal,
+        })
+        .collect();
+    detached(py, || {
+        residuum_core::kernels::lens::lens_judge(&layers, reference, targets, unembed, &mut out)
+    })
 }
 
 fn tokens<'a>(py: Python<'_>, targets: &'a PyReadonlyArray1<'_, i32>) -> PyResult<&'a [i32]> {

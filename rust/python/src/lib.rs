@@ -44,7 +44,7 @@ mod _residuum {
     #[pymodule_export]
     use crate::knn::{knn, site_knn};
     #[pymodule_export]
-    use crate::lens::{lens, lens_gradients, lens_marginal};
+    use crate::lens::{lens, lens_gradients, lens_judge};
     #[pymodule_export]
     use crate::matmul::matmul;
     #[pymodule_export]

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.analyses.tuned_lens.quality import marginal
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +34,8 @@ class Alignment:
     def __init__(self, study: Study, replayed: Replayed) -> None:
         """Sum up how often the model says each token: the second kind of weights."""
         self.study, self.replayed = study, replayed
-        said = marginal(study, replayed.final)
+        final, targets = replayed.final, study.tokens.target_id[replayed.rows]
+        said = study.readout.judge(final[None], final, targets).marginal[0]
         self.weights = {"uniform": np.full(len(said), 1 / len(said)), "marginal": said / said.sum()}
 
     def of(self, before: Floats, after: Floats, stream: Floats) -> Iterator[dict[str, Any]]:

@@ -37,8 +37,8 @@ class Depth:
         tokens, rows = self.study.tokens, block.rows
         without = tokens.target_id[rows] == NO_TOKEN
         tops: dict[str, list[NDArray[np.uint32]]] = {name: [] for name in self.study.names}
-        for (name, _), (_, seen) in block.seen.items():
-            tops[name].append(seen.top_ids[:, 0])
+        for (name, _), seen in block.seen.items():
+            tops[name].append(seen.top_id)
         for name, top in tops.items():
             self.parts.append(
                 pa.table(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum import kernels
 from residuum.analyses.rows import NO_TOKEN
 
 if TYPE_CHECKING:
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from residuum.analyses.tuned_lens.study import Block, Study
-    from residuum.kernels import LensStats
+    from residuum.analyses.tuned_lens.study import Block, Seen, Study
 
 
 @dataclass
@@ -30,14 +28,15 @@ class Sums:
         default_factory=lambda: dict.fromkeys(("kl", "entropy", "ce", "agree"), 0.0)
     )
 
-    def add(self, seen: LensStats, own: NDArray[np.uint32], has: NDArray[np.bool_]) -> None:
+    def add(self, seen: Seen, own: NDArray[np.uint32], has: NDArray[np.bool_]) -> None:
         """Take in a block; `own` are the model's top tokens, `has` whether there is a target."""
+        self.marginal += seen.marginal
         self.n += len(own)
         self.n_target += int(has.sum())
-        self.totals["kl"] += float(seen.kl_to_reference.sum(dtype=np.float64))
+        self.totals["kl"] += float(seen.kl.sum(dtype=np.float64))
         self.totals["entropy"] += float(seen.entropy.sum(dtype=np.float64))
         self.totals["ce"] -= float(seen.target_logprob[has].sum(dtype=np.float64))
-        self.totals["agree"] += float((seen.top_ids[:, 0] == own).sum())
+        self.totals["agree"] += float((seen.top_id == own).sum())
 
 
 class Quality:
@@ -55,10 +54,8 @@ class Quality:
     def add(self, block: Block) -> None:
         """Take in a block of rows."""
         has = self.study.tokens.target_id[block.rows] != NO_TOKEN
-        own = block.own.top_ids[:, 0]
-        for key, (normed, seen) in block.seen.items():
-            self.sums[key].add(seen, own, has)
-            self.sums[key].marginal += marginal(self.study, normed)
+        for key, seen in block.seen.items():
+            self.sums[key].add(seen, block.own.top_id, has)
 
     def made(self) -> Iterator[dict[str, Any]]:
         """The rows of the table."""
@@ -116,14 +113,6 @@ def lens_transfer(study: Study, quality: Iterable[Mapping[str, Any]]) -> Iterato
                 "penalty_bpb": bits,
                 "n_tokens": row["n_tokens"],
             }
-
-
-def marginal(study: Study, normed: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Summed probabilities of normed rows, `[d_vocab]`."""
-    of = study.readout
-    return kernels.lens_marginal(
-        normed, of.w_u, bias=of.b_u, logit_scale=of.logit_scale, softcap=of.logit_softcap
-    )
 
 
 def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:

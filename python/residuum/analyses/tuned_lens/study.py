@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 NAME = "tuned_lens"
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 32 << 20
 """Rows in memory at once, through every lens at every layer."""
 
 
@@ -99,6 +99,16 @@ def _called(lens: str) -> str:
     return Path(lens).name.removesuffix(END)
 
 
+class Seen(NamedTuple):
+    """What one lens makes of rows at one layer; see `kernels.Judged`."""
+
+    kl: Floats
+    entropy: Floats
+    top_id: NDArray[np.uint32]
+    target_logprob: Floats
+    marginal: NDArray[np.float64]
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """Some rows as every lens sees them.
@@ -106,12 +116,12 @@ class Block:
     Attributes:
         rows: of the store.
         own: what the model itself makes of them.
-        seen: by lens and layer, the rows before the unembedding, and what it makes of them.
+        seen: by lens and layer; at the last layer all have the model's own.
     """
 
     rows: Rows
-    own: LensStats
-    seen: dict[tuple[str, int], tuple[Floats, LensStats]]
+    own: Seen
+    seen: dict[tuple[str, int], Seen]
 
 
 PASSING: dict[str, type[Quality | Depth]] = {"quality": Quality, "depth": Depth}
@@ -202,7 +212,7 @@ class Study:
 
     def blocks(self, rows: Rows) -> Iterator[Rows]:
         """Rows, some at a time, in ascending order."""
-        each = 2 * len(self.layers) + 2
+        each = len(self.names) * len(self.layers) + 2
         step = max(1, BLOCK_BYTES // (4 * self.lens.d_model * each))
         for at in range(0, len(rows), step):
             yield rows[at : at + step]
@@ -248,14 +258,35 @@ class Study:
         """What looks at every lens at every layer of all rows, in one pass."""
         takers = {name: made(self) for name, made in PASSING.items() if self.wants(name)}
         for rows in self.blocks(self.judged):
-            final = self.final(rows)
-            seen = {}
-            for layer in self.layers:
-                states = self.states.read(layer, rows)
-                for name, lens in self.names.items():
-                    normed = self.normed(lens, layer, states)
-                    seen[name, layer] = (normed, self.statistics(normed, final, rows))
-            block = Block(rows, self.statistics(final, final, rows), seen)
+            block = self._block(rows)
             for taker in takers.values():
                 taker.add(block)
         return takers
+
+    def _block(self, rows: Rows) -> Block:
+        """Every lens at every layer, in one call."""
+        *layers, last = self.layers
+        keys = [(name, layer) for layer in layers for name in self.names]
+        x = np.empty((len(keys) + 1, len(rows), self.lens.d_model), np.float32)
+        x[-1] = self.final(rows)
+        put = iter(x)
+        for layer in layers:
+            states = self.states.read(layer, rows)
+            for lens in self.names.values():
+                next(put)[...] = self.normed(lens, layer, states)
+        found = self.readout.judge(x, x[-1], self.tokens.target_id[rows])
+        each = [
+            Seen(*of)
+            for of in zip(
+                found.kl,
+                found.entropy,
+                found.top_id,
+                found.target_logprob,
+                found.marginal,
+                strict=True,
+            )
+        ]
+        seen = dict(zip(keys, each, strict=False))
+        return Block(
+            rows, each[-1], seen | dict.fromkeys([(n, last) for n in self.names], each[-1])
+        )

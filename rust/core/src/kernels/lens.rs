@@ -9,7 +9,7 @@
 //! A tile is small enough to stay in cache while its statistics are taken.
 
 mod gradient;
-mod marginal;
+mod judge;
 mod row_state;
 mod scan;
 
@@ -18,7 +18,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use self::gradient::{Gradient, Teacher, lens_gradients};
-pub use self::marginal::lens_marginal;
+pub use self::judge::{Judgement, lens_judge};
 use self::row_state::RowState;
 use self::scan::{Block, Scanned};
 use super::check::{rows_of, same_axis};

@@ -104,17 +104,8 @@ impl<'a> Taught<'a> {
             Teacher::Tokens(tokens) => return Ok(Self::Tokens(&tokens[rows.clone()])),
             Teacher::Rows(reference) => reference,
         };
-        let (d_model, d_vocab) = (unembed.weight.rows(), unembed.weight.cols());
-        let x = rows_at(reference, rows, d_model)?;
-        let mut p = vec![0.0; rows.len() * d_vocab];
-        let mut negentropy = vec![0.0; rows.len()];
-        let blocks = p.par_chunks_mut(ROW_BLOCK * d_vocab);
-        blocks.zip(negentropy.par_chunks_mut(ROW_BLOCK)).enumerate().for_each(|(at, (p, sums))| {
-            unembed.logits(x.row_block(at * ROW_BLOCK, sums.len()), 0..d_vocab, p);
-            widest!(for (p, sum) in p.chunks_exact_mut(d_vocab).zip(sums) {
-                *sum = softmax(p);
-            });
-        });
+        let x = rows_at(reference, rows, unembed.weight.rows())?;
+        let (p, negentropy) = distributions(x, unembed);
         Ok(Self::Rows { p, negentropy })
     }
 
@@ -166,19 +157,55 @@ impl<'a> Taught<'a> {
     }
 }
 
+/// The softmax of the logits of normed rows, `[row, d_vocab]`, and of each the sum of `p ln p`.
+pub(super) fn distributions(x: MatRef<'_>, unembed: Unembed<'_>) -> (Vec<f32>, Vec<f32>) {
+    let d_vocab = unembed.weight.cols();
+    let mut p = vec![0.0; x.rows() * d_vocab];
+    let mut negentropy = vec![0.0; x.rows()];
+    let blocks = p.par_chunks_mut(ROW_BLOCK * d_vocab);
+    blocks.zip(negentropy.par_chunks_mut(ROW_BLOCK)).enumerate().for_each(|(at, (p, sums))| {
+        unembed.logits(x.row_block(at * ROW_BLOCK, sums.len()), 0..d_vocab, p);
+        widest!(for (p, sum) in p.chunks_exact_mut(d_vocab).zip(sums) {
+            *sum = softmax(p);
+        });
+    });
+    (p, negentropy)
+}
+
 /// Puts `q - p` in the place of logits, q being their softmax; `KL(p || q)`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
 fn divergence(logits: &mut [f32], p: &[f32], negentropy: f32) -> f32 {
-    let top = vector::max(logits);
-    let (mut weight, mut cross) = (0.0, 0.0);
+    let sums = compared(logits, p, vector::max(logits));
+    let share = narrow(sums.weight.recip());
+    for (logit, &p) in logits.iter_mut().zip(p) {
+        *logit = *logit * share - p;
+    }
+    narrow(f64::from(negentropy) - sums.cross + sums.weight.ln())
+}
+
+/// Of `d`, how far logits are below the largest: the sums of `e = exp(d)`, of `e d` and of `p d`.
+#[derive(Debug)]
+pub(super) struct Sums {
+    pub(super) weight: f64,
+    pub(super) weighted: f64,
+    pub(super) cross: f64,
+}
+
+/// Puts `e` in the place of logits; `top` is the largest.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
+pub(super) fn compared(logits: &mut [f32], p: &[f32], top: f32) -> Sums {
+    let mut sums = Sums { weight: 0.0, weighted: 0.0, cross: 0.0 };
     for (logits, p) in logits.chunks_mut(TILE).zip(p.chunks(TILE)) {
         let mut weights = [0.0_f32; LANE];
+        let mut products = [0.0_f32; LANE];
         let mut crosses = [0.0_f32; LANE];
         let mut add = |lane: usize, logit: &mut f32, p: f32| {
             let distance = *logit - top;
             *logit = share_of(distance);
             weights[lane] += *logit;
+            products[lane] += product_of(*logit, distance);
             crosses[lane] += product_of(p, distance);
         };
         let (blocks, rest) = logits.as_chunks_mut::<LANE>();
@@ -191,14 +218,11 @@ fn divergence(logits: &mut [f32], p: &[f32], negentropy: f32) -> f32 {
         for (lane, (logit, &p)) in rest.iter_mut().zip(p_rest).enumerate() {
             add(lane, logit, p);
         }
-        weight += f64::from(vector::total(weights));
-        cross += f64::from(vector::total(crosses));
+        sums.weight += f64::from(vector::total(weights));
+        sums.weighted += f64::from(vector::total(products));
+        sums.cross += f64::from(vector::total(crosses));
     }
-    let share = narrow(weight.recip());
-    for (logit, &p) in logits.iter_mut().zip(p) {
-        *logit = *logit * share - p;
-    }
-    narrow(f64::from(negentropy) - cross + weight.ln())
+    sums
 }
 
 /// Puts `q` less the token's indicator in the place of logits; the token's `-ln q`.
@@ -220,7 +244,7 @@ fn surprise(logits: &mut [f32], token: i32) -> f32 {
 /// Puts the softmax in the place of logits; the sum of `p ln p`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
-pub(super) fn softmax(logits: &mut [f32]) -> f32 {
+fn softmax(logits: &mut [f32]) -> f32 {
     let (weight, weighted) = exponentials(logits);
     let share = narrow(weight.recip());
     scale(logits, share);
@@ -257,7 +281,7 @@ fn exponentials(logits: &mut [f32]) -> (f64, f64) {
 
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "has to be compiled into the caller's vector loop")]
-fn scale(values: &mut [f32], factor: f32) {
+pub(super) fn scale(values: &mut [f32], factor: f32) {
     for value in values {
         *value *= factor;
     }
