@@ -9,6 +9,7 @@ Source: Belrose et al. 2023, Eliciting Latent Predictions from Transformers with
 last, which no map belongs to, what leaves the last block.
 """
 
+from residuum.lenses.causal import Basis, causal_basis
 from residuum.lenses.published import publish, published
 from residuum.lenses.recipe import Recipe
 from residuum.lenses.stored import names, save, stored
@@ -16,9 +17,11 @@ from residuum.lenses.training import Trained, train
 from residuum.lenses.tuned import TunedLens
 
 __all__ = [
+    "Basis",
     "Recipe",
     "Trained",
     "TunedLens",
+    "causal_basis",
     "names",
     "publish",
     "published",

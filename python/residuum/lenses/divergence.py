@@ -25,8 +25,8 @@ def kl(log_p: Floats, log_q: Floats) -> Floats:
     """`KL(p || q)`."""
     p = np.exp(log_p)
     # A token without a share adds nothing, even where its log-probability is -inf.
-    terms = np.where(p > 0, p * (log_p - np.where(p > 0, log_q, 0.0)), 0.0)
-    return np.asarray(np.maximum(0.0, terms.sum(-1, dtype=np.float64)))
+    below = np.where(p > 0, log_p, 0.0) - np.where(p > 0, log_q, 0.0)
+    return np.asarray(np.maximum(0.0, (p * below).sum(-1, dtype=np.float64)))
 
 
 def js(log_p: Floats, log_q: Floats) -> Floats:
