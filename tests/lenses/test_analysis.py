@@ -6,18 +6,22 @@ from functools import partial
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import scipy.special
 import scipy.stats
 import tiny_models
 import torch
 from lenses.conftest import texts
 
 import residuum
-from residuum.analyses.tuned_lens.depth import settles, spearman
+from residuum.analyses.tuned_lens import study
+from residuum.analyses.tuned_lens.depth import settles
 from residuum.analyses.tuned_lens.quality import divergence
-from residuum.errors import ArgumentError, StoreError
+from residuum.analyses.tuned_lens.ranks import spearman
+from residuum.errors import ArgumentError, ModelError, StoreError
 from residuum.lenses import TunedLens, names, publish, published, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
+from residuum.replay import Add, Patch, ProjectOut
 from residuum.replay.readout import readout
 from residuum.report import StoreCard, build, sections
 
@@ -230,3 +234,126 @@ def test_what_comes_later_is_judged_too(tmp_path):
     judged = set(result["depth"]["row"].to_pylist())
     assert judged == set(range(grown.n_row)) - old
     assert max(judged) >= n_row
+
+
+def test_blocks_of_rows_change_nothing(store, result, monkeypatch):
+    """Chunks of one row, of seven, and all."""
+    n_lens, d_model = 2 * 4 + 2, store.model["d_model"]
+    for seed, n_row in enumerate((1, 7), start=1):
+        monkeypatch.setattr(study, "BLOCK_BYTES", 4 * d_model * n_lens * n_row)
+        again = run(store, lens="tuned", experiments=["quality"], examples=seed)["quality"]
+        for name in ("kl_nats", "ce_nats", "entropy", "marginal_kl"):
+            got, want = (table[name].to_numpy() for table in (again, result["quality"]))
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def divergence_by_replay(store, examples, patches_of):
+    """Mean KL over tokens of the model's output, by public patches of each example."""
+    replay, total, n_token = residuum.replay(store), 0.0, 0
+    for first, n in examples:
+        rows = np.arange(first, first + n)
+        (found,) = replay.run([patches_of(rows)])
+        log_q = scipy.special.log_softmax(found["logits"].astype(np.float64), axis=-1)
+        log_p = believed(store, None, 3, rows)
+        total += (np.exp(log_p) * (log_p - log_q)).sum()
+        n_token += n
+    return total / n_token
+
+
+def replayed_examples(store):
+    held = split(stored_examples(store), 0.2, 0)[1]
+    return list(zip(held.first.tolist(), held.n.tolist(), strict=True))
+
+
+def test_directions_are_taken_out_of_the_model_too(store, result):
+    states = States(store, analysis="test")
+    examples = replayed_examples(store)
+    rows = np.concatenate([np.arange(first, first + n) for first, n in examples])
+    table = result["causal_basis"]
+    assert table.num_rows == 3 * 16
+    for row in table.to_pylist()[::7]:
+        v = np.array(row["vector"])
+        assert np.linalg.norm(v) == pytest.approx(1, abs=1e-5)
+        mean = states.read(row["layer"], rows).mean(0)
+
+        def without(rows, layer=row["layer"], v=v, mean=mean):
+            site = {"site": "resid_pre", "rows": rows, "layers": layer}
+            return [Patch(**site, value=ProjectOut(v)), Patch(**site, value=Add(v * (mean @ v)))]
+
+        assert row["n_tokens"] == len(rows)
+        want = divergence_by_replay(store, examples, without)
+        assert row["model_kl"] == pytest.approx(want, rel=2e-3, abs=1e-5)
+    for row in result["fidelity"].to_pylist():
+        mine = [r for r in table.to_pylist() if r["layer"] == row["layer"]]
+        pairs = [(r["energy"], r["model_kl"]) for r in mine]
+        assert row["spearman"] == pytest.approx(scipy.stats.spearmanr(pairs).statistic)
+        drawn = np.mean([r["model_kl"] for r in mine if r["kind"] == "random"])
+        assert row["top_over_random"] == pytest.approx(mine[0]["model_kl"] / drawn)
+
+
+def test_blocks_are_taken_out(store, result):
+    states, examples = States(store, analysis="test"), replayed_examples(store)
+    for row in result["ablation"].to_pylist():
+        if row["method"] != "zero":
+            continue
+
+        def skipped(rows, block=row["block"]):
+            return [Patch("resid_post", rows, block, value=states.read(block, rows))]
+
+        want = divergence_by_replay(store, examples, skipped)
+        assert row["kl_nats"] == pytest.approx(want, rel=2e-3, abs=1e-5)
+    assert result["ablation"].num_rows == 3 * 3
+
+
+def test_alignment_is_by_lens_and_weights(result):
+    table = result["alignment"]
+    assert table.num_rows == 3 * 16 * 2 * 2
+    assert set(table["weights"].to_pylist()) == {"uniform", "marginal"}
+    assert all(-1 <= value <= 1 for value in table["alignment"].to_pylist())
+    # At the last layer that is replayed, the tuned lens moves much as the model does.
+    last = table.filter((pc.field("layer") == 2) & (pc.field("lens") == "tuned"))
+    assert pc.mean(last.filter(pc.field("kind") == "basis")["alignment"]).as_py() > 0.3
+
+
+def test_a_second_lens_is_judged_beside(store, result, tmp_path):
+    save(store, TunedLens.untrained(4, store.model["d_model"]), "plain")
+    file = store.path / "lenses" / "plain.safetensors"
+    for beside in ("plain", str(file)):
+        found = run(store, lens="tuned", beside=beside, experiments=["quality"])
+        rows = {(row["lens"], row["layer"]): row for row in found["quality"].to_pylist()}
+        for row in found["lens_transfer"].to_pylist():
+            logit, tuned = (rows[name, row["layer"]]["kl_nats"] for name in ("logit", "tuned"))
+            assert row["kl_nats"] == pytest.approx(logit)
+            assert row["penalty_nats"] == pytest.approx(logit - tuned)
+        assert found["lens_transfer"].num_rows == 3
+    assert not result["lens_transfer"].num_rows
+    with pytest.raises(StoreError, match="has no lens 'nothing'"):
+        run(store, lens="tuned", beside="nothing")
+    file.unlink()
+
+
+def test_what_cannot_be_done_is_left_out(store, tmp_path):
+    """Without the model's folder nothing is replayed; by its name a part is an error."""
+    more = {"lens": "tuned", "model": str(tmp_path / "gone")}
+    result = run(store, **more)
+    skipped = {row["experiment"]: row["reason"] for row in result["skipped"].to_pylist()}
+    assert set(skipped) == {"causal_basis", "alignment", "ablation", "anomaly"}
+    assert "there is no model folder" in skipped["ablation"]
+    assert result["quality"].num_rows
+    assert not result["fidelity"].num_rows
+    with pytest.raises(ModelError, match="there is no model folder"):
+        run(store, **more, experiments=["ablation"])
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_lens_of_shuffled_states_is_judged_so(store, result):
+    asked = {"save_as": "shuffled", "shuffled": True, "experiments": ["quality"]}
+    found = run(store, **asked)["quality"].to_pylist()
+    rows = {(row["lens"], row["layer"]): row for row in found}
+    tuned = {row["layer"]: row for row in result["quality"].to_pylist() if row["lens"] == "tuned"}
+    for layer in range(3):
+        assert rows["shuffled", layer]["kl_nats"] > tuned[layer]["kl_nats"]
+        # States of other tokens are what both lenses get.
+        assert rows["logit", layer]["kl_nats"] > rows["shuffled", layer]["kl_nats"]
+    assert rows["shuffled", 3]["kl_nats"] == 0
+    (store.path / "lenses" / "shuffled.safetensors").unlink()

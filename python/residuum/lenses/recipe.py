@@ -33,7 +33,7 @@ class Recipe:
         bias_only: leave the weights at the identity.
         start: "identity", the logit lens, or "least_squares", the affine map to the last state.
         shuffled: a control: states learn other tokens' outputs, so that a lens can learn no more
-            than what the model says on the whole.
+            than what the model says on the whole. (`residuum run tuned_lens` judges it so too.)
         seed: of the order of examples.
     """
 

@@ -16,6 +16,7 @@ from residuum.analyses.tuned_lens.quality import Quality
 from residuum.errors import ArgumentError
 from residuum.lenses import TunedLens, published, save, stored, train
 from residuum.lenses.examples import content, split, stored_examples
+from residuum.lenses.removal import others
 from residuum.lenses.states import States
 from residuum.lenses.stored import END, path_of, read, refuse_other
 from residuum.replay.readout import readout
@@ -180,6 +181,13 @@ class Study:
         return rows if len(rows) else mine.rows()
 
     @cached_property
+    def partner(self) -> Rows | None:
+        """Whose states each judged row has, if the lens is a control that learnt from others'."""
+        if not (self.lens.about.get("recipe") or {}).get("shuffled"):
+            return None
+        return self.judged[others(len(self.judged), self.params.seed)]
+
+    @cached_property
     def own_name(self) -> str:
         """What the lens is called."""
         return _called(self.params.lens or self.params.save_as)
@@ -270,8 +278,9 @@ class Study:
         x = np.empty((len(keys) + 1, len(rows), self.lens.d_model), np.float32)
         x[-1] = self.final(rows)
         put = iter(x)
+        whose = rows if self.partner is None else self.partner[np.searchsorted(self.judged, rows)]
         for layer in layers:
-            states = self.states.read(layer, rows)
+            states = self.states.read(layer, whose)
             for lens in self.names.values():
                 next(put)[...] = self.normed(lens, layer, states)
         found = self.readout.judge(x, x[-1], self.tokens.target_id[rows])

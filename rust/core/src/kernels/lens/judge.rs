@@ -140,7 +140,9 @@ impl Asked<'_> {
             let below = target.map(|id| f64::from(q[id]) - f64::from(highest));
             let sums = compared(q, p, highest);
             let log = sums.weight.ln();
-            kl[row] = narrow(f64::from(self.negentropy[row]) - sums.cross + log);
+            let divergence = f64::from(self.negentropy[row]) - sums.cross + log;
+            // Rounding may take it below zero; NaN stays.
+            kl[row] = narrow(if divergence < 0.0 { 0.0 } else { divergence });
             entropy[row] = narrow(log - sums.weighted / sums.weight);
             target_logprob[row] = below.map_or(f32::NAN, |below| narrow(below - log));
             scale(q, narrow(sums.weight.recip()));
