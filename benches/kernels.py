@@ -100,7 +100,7 @@ def clustered(n_row: int, d: int, n_cluster: int) -> Floats:
 def kmeans_cases(x: Floats, k: int, n_move: int) -> dict[str, Case]:
     """Lloyd's algorithm from the same start; inertias are compared first."""
     import faiss  # type: ignore[import-not-found,unused-ignore]  # installed for `make bench`
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.cluster import KMeans
 
     d = x.shape[1]
     start = x[np.random.default_rng(2).choice(len(x), k, replace=False)]
@@ -152,7 +152,7 @@ def _nearest(rows: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, t
 
 def pca_cases(n_row: int, d: int, n_component: int) -> dict[str, Case]:
     """The leading components of one layer, streamed; the variances are compared first."""
-    from sklearn.decomposition import IncrementalPCA  # type: ignore[import-untyped]
+    from sklearn.decomposition import IncrementalPCA
 
     random = np.random.default_rng(3)
     spectrum = (1 / np.arange(1, d + 1)).astype(np.float32) ** 0.5
