@@ -355,5 +355,5 @@ def test_a_lens_of_shuffled_states_is_judged_so(store, result):
         assert rows["shuffled", layer]["kl_nats"] > tuned[layer]["kl_nats"]
         # States of other tokens are what both lenses get.
         assert rows["logit", layer]["kl_nats"] > rows["shuffled", layer]["kl_nats"]
-    assert rows["shuffled", 3]["kl_nats"] == 0
+    assert 0 <= rows["shuffled", 3]["kl_nats"] < 1e-6
     (store.path / "lenses" / "shuffled.safetensors").unlink()
