@@ -160,8 +160,13 @@ def test_the_report_shows_every_part(store, result):
         "What the model believes at each layer",
         "Layer transfer",
         "Prediction depth",
+        "Causal basis",
+        "Alignment",
+        "Blocks taken out",
         "Training",
+        "Left out",
     ]
+    assert "say which are odd" in sections(result)[-1].html
     page = build(StoreCard.of(store.info()), [result])
     assert "Translators on other layers" in page
     again = run(store, lens="tuned", experiments=["quality"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from residuum.report.charts import Chart, cell_axis, contrast, data, finish
+from residuum.report.charts import Chart, cell_axis, contrast, data, finish, rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,17 +114,8 @@ def accuracy_bars(
             tooltip=["group:N", "series:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
-    chart = alt.layer(bars, *_chance(chance)).properties(width=BAR_WIDTH, height=BAR_HEIGHT)
+    chart = alt.layer(bars, *rule(CHANCE, chance)).properties(width=BAR_WIDTH, height=BAR_HEIGHT)
     return finish(chart, title=title, says=says)
-
-
-def _chance(chance: float) -> list[alt.Chart]:
-    base = alt.Chart(data([{"value": chance, "name": CHANCE}]))
-    rule = base.mark_rule(strokeDash=[5, 4]).encode(y="value:Q")
-    label = base.mark_text(align="left", dx=4, dy=-6, fontSize=11).encode(
-        y="value:Q", x=alt.value(0), text="name:N"
-    )
-    return [rule, label]
 
 
 def position_lines(rows: Rows, *, title: str) -> Chart:
@@ -242,7 +233,7 @@ def width_line(rows: Rows) -> Chart:
             tooltip=["width:O", alt.Tooltip("cal_accuracy:Q", format=".3f"), "n:Q"],
         )
     )
-    chart = alt.layer(base, *_chance(0.5)).properties(width=LINE_WIDTH, height=LINE_HEIGHT)
+    chart = alt.layer(base, *rule(CHANCE, 0.5)).properties(width=LINE_WIDTH, height=LINE_HEIGHT)
     return finish(
         chart,
         title="Exchanged answer",

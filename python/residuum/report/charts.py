@@ -1,4 +1,4 @@
-"""The charts a section is made of: layer by head maps, lines over layers, bars.
+"""The charts a section is made of: layer by head maps, lines over layers, scatters.
 
 A `Chart` is a Vega-Lite specification with a title and a sentence that says what it shows (also to
 a screen reader). The parameter `dark` in every specification tells text on coloured cells which way
@@ -28,6 +28,9 @@ MAP_LEGEND = (40, 200)
 LEGEND_TITLE = 18
 LINE_WIDTH, LINE_HEIGHT = 420, 240
 LAYER_LABELS = 13  # along the axis of a line chart, fewer than this
+SCATTER = 320  # pixels, both ways
+GREY = "#868e96"  # of legends of shapes; legible on white and on dark, as are the next
+BY_LAYER = ("#2f7fd6", "#8b5fd3", "#d1508f", "#dd7326")  # first to last
 PNG_SCALE = 2.0
 
 
@@ -190,18 +193,33 @@ def _number(name: str, example: object, unit: str) -> alt.Tooltip:
     return alt.Tooltip(f"{name}:Q", title=title, format=form)
 
 
-def layer_lines(rows: Rows, *, title: str, says: str, unit: str, axis: str = "layer") -> Chart:
+def layer_lines(
+    rows: Rows,
+    *,
+    title: str,
+    says: str,
+    unit: str,
+    axis: str = "layer",
+    dash: str | None = None,
+    level: tuple[str, float] | None = None,
+) -> Chart:
     """Lines over layers: mappings with `layer`, `value` and `series`, the name of the line.
 
-    `axis` is what the layers are called, where they are something else.
+    Args:
+        rows: The points.
+        title: The chart's heading.
+        says: One sentence on what to see.
+        unit: What the values count.
+        axis: What the layers are called, where they are something else.
+        dash: A field that tells lines of one colour apart by their dashes.
+        level: A dashed rule across, and its name.
+
     """
-    layers = sorted({row["layer"] for row in rows})
-    labelled = layers[:: 1 + len(layers) // LAYER_LABELS]
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
             "layer:Q",
             title=axis,
-            axis=alt.Axis(format="d", values=labelled, grid=False, labelFlush=False),
+            axis=alt.Axis(format="d", values=labelled(rows), grid=False, labelFlush=False),
             scale=alt.Scale(nice=False),
         ),
         y=alt.Y("value:Q", title=unit),
@@ -213,9 +231,105 @@ def layer_lines(rows: Rows, *, title: str, says: str, unit: str, axis: str = "la
         ),
         tooltip=[
             "series:N",
+            *([f"{dash}:N"] if dash else []),
             alt.Tooltip("layer:O", title=axis),
             alt.Tooltip("value:Q", format=".4~g", title=unit),
         ],
     )
-    chart = base.mark_line(point=alt.OverlayMarkDef(size=36, filled=True))
+    if dash:
+        kinds = list(dict.fromkeys(row[dash] for row in rows))
+        legend = alt.Legend(orient="top", columns=1, symbolType="stroke", symbolSize=300)
+        base = base.encode(
+            strokeDash=alt.StrokeDash(f"{dash}:N", title=None, sort=kinds, legend=legend)
+        )
+    chart: Drawing = base.mark_line(point=alt.OverlayMarkDef(size=36, filled=True))
+    if level:
+        chart = alt.layer(chart, *rule(*level, end=LINE_WIDTH))
     return finish(chart.properties(width=LINE_WIDTH, height=LINE_HEIGHT), title=title, says=says)
+
+
+def labelled(rows: Rows) -> list[int]:
+    """The layers that have a label, few enough to be read."""
+    layers = sorted({row["layer"] for row in rows})
+    return layers[:: 1 + len(layers) // LAYER_LABELS]
+
+
+def rule(name: str, value: float, *, end: int | None = None) -> list[alt.Chart]:
+    """A dashed rule across at a value of y, with its name at the left, or before a right `end`."""
+    base = alt.Chart(data([{"value": value, "name": name}]))
+    line = base.mark_rule(strokeDash=[5, 4]).encode(
+        y="value:Q", tooltip=["name:N", alt.Tooltip("value:Q", format=".4~g")]
+    )
+    left = end is None
+    label = base.mark_text(
+        align="left" if left else "right", dx=4 if left else -4, dy=-6, fontSize=11
+    ).encode(y="value:Q", x=alt.value(end or 0), text="name:N")
+    return [line, label]
+
+
+def scatter(
+    rows: Rows,
+    *,
+    x: tuple[str, str],
+    y: tuple[str, str],
+    shape: str,
+    tooltip: Sequence[str],
+    title: str,
+    says: str,
+) -> Chart:
+    """Points on logarithmic axes, coloured by `layer`.
+
+    Args:
+        rows: One mapping per point; what has no logarithm has no place here.
+        x: The field that goes across, and what the axis is called.
+        y: Likewise, up.
+        shape: The field that tells points of one colour apart.
+        tooltip: Fields that name a point.
+        title: The chart's heading.
+        says: One sentence on what to see.
+
+    """
+    kinds = list(dict.fromkeys(row[shape] for row in rows))
+    ticks = {name: _decades(row[name] for row in rows) for name, _ in (x, y)}
+    scales = {n: alt.Scale(type="log", domain=[t[0], t[-1]]) for n, t in ticks.items()}
+    axes = {
+        name: alt.Axis(values=at, format="~g", labelOverlap="parity", labelFlush=False)
+        for name, at in ticks.items()
+    }
+    chart = (
+        alt.Chart(data(rows))
+        .mark_point(filled=True, size=64, opacity=0.85)
+        .encode(
+            x=alt.X(f"{x[0]}:Q", title=x[1], scale=scales[x[0]], axis=axes[x[0]]),
+            y=alt.Y(f"{y[0]}:Q", title=y[1], scale=scales[y[0]], axis=axes[y[0]]),
+            color=alt.Color(
+                "layer:Q",
+                scale=alt.Scale(range=list(BY_LAYER), interpolate="lab", nice=False),
+                legend=alt.Legend(type="symbol", values=labelled(rows), format="d"),
+            ),
+            shape=alt.Shape(
+                f"{shape}:N",
+                title=None,
+                sort=kinds,
+                legend=alt.Legend(symbolFillColor=GREY, symbolStrokeColor=GREY),
+                scale=alt.Scale(domain=kinds, range=["circle", "cross", "diamond"][: len(kinds)]),
+            ),
+            tooltip=[
+                *tooltip,
+                *(alt.Tooltip(f"{n}:Q", title=unit, format=".4~g") for n, unit in (x, y)),
+            ],
+        )
+    )
+    return finish(chart.properties(width=SCATTER, height=SCATTER), title=title, says=says)
+
+
+def has_logarithm(value: float | None) -> bool:
+    """Is it a positive number?"""
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def _decades(values: Iterable[float]) -> list[float]:
+    """The powers of ten from the one below the least to the one above the largest."""
+    logs = [math.log10(value) for value in values]
+    first, last = math.floor(min(logs)), math.ceil(max(logs))
+    return [10.0**power for power in range(first, max(last, first + 1) + 1)]

@@ -1,4 +1,7 @@
-"""Sections of the tuned lens: how far it is from the output, the map of tokens, transfer, depth."""
+"""Sections of the tuned lens: how far it is from the output, the map of tokens, transfer, depth.
+
+What removals and odd inputs tell is in `lens_effects.py`.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from residuum.analyses.result import Result
+from residuum.report import lens_effects
 from residuum.report.charts import Chart, count, head_map, layer_lines
 from residuum.report.lens_map import lens_map
 from residuum.report.sections import Section, scroll
@@ -27,54 +31,76 @@ def sections(result: Result) -> list[Section]:
         made.append(_transfer(result["transfer"], result["covariance"]))
     if result["difficulty"].num_rows:
         made.append(_depth(result["difficulty"]))
+    made += lens_effects.sections(result)
+    if result["lens_transfer"].num_rows:
+        made.append(_second(result["lens_transfer"]))
     if result["losses"].num_rows:
         made.append(_losses(result["losses"]))
+    if result["skipped"].num_rows:
+        made.append(Section("Left out", "What the store lacks.", html=scroll(result["skipped"])))
     return made
 
 
 def _quality(table: pa.Table) -> Section:
     rows = table.to_pylist()
-    charts = (
-        _lines(
+    constant = rows[0]["constant_kl_nats"]
+    charts = [
+        *_lines(
             rows,
             "kl_nats",
             "KL from the model's output",
             "nats per token",
-            "The tuned lens is closer to the output than the logit lens at every layer.",
+            "How far each lens is from what the model says in the end. The best constant says the "
+            "same everywhere.",
+            level=None if constant is None else ("best constant", constant),
         ),
-        _lines(
+        *_lines(
             rows,
             "ce_nats",
             "Cross-entropy with the next token",
             "nats per token",
             "How well each lens predicts what comes next.",
         ),
-        _lines(
+        *_lines(
             rows,
             "marginal_kl",
             "Bias",
             "nats",
             "KL between the mean distributions of model and lens.",
         ),
-    )
+    ]
     text = (
         f"Over {count(rows[0]['n_tokens'], 'token')} of examples that the lens was not trained on. "
         "Layer 0 is the embedding, layer l enters block l, the last is the model's own output."
     )
-    return Section("Tuned lens and logit lens", text, charts, scroll(table))
+    return Section("Tuned lens and logit lens", text, charts, scroll(table, table.num_rows))
 
 
-def _lines(rows: list[Any], field: str, title: str, unit: str, says: str) -> Chart:
+def _lines(
+    rows: list[Any],
+    field: str,
+    title: str,
+    unit: str,
+    says: str,
+    *,
+    level: tuple[str, float] | None = None,
+) -> list[Chart]:
+    """The chart, if there is anything to draw."""
     points = [
-        {"layer": row["layer"], "series": row["lens"], "value": row[field]}
+        # Rounding can leave a KL of 0 a little below.
+        {"layer": row["layer"], "series": row["lens"], "value": max(0.0, row[field])}
         for row in rows
         if row[field] is not None
     ]
-    return layer_lines(points, title=title, unit=unit, says=says)
+    if not points:
+        return []
+    return [layer_lines(points, title=title, unit=unit, says=says, level=level)]
 
 
 def _map(table: pa.Table) -> Section:
-    tuned = table.filter(pc.not_equal(table["lens"], LOGIT))
+    lenses = pc.unique(table["lens"]).to_pylist()
+    own = next(lens for lens in lenses if lens != LOGIT)
+    tuned = table.filter(pc.equal(table["lens"], own))
     examples = pc.unique(tuned["seq_id"]).slice(0, EXAMPLES)
     tuned = tuned.filter(pc.is_in(tuned["seq_id"], value_set=examples))
     tuned = tuned.filter(pc.less(tuned["pos"], TOKENS))
@@ -138,6 +164,30 @@ def _depth(table: pa.Table) -> Section:
         "interval is a bootstrap over examples."
     )
     return Section("Prediction depth", text, html=scroll(table))
+
+
+def _second(table: pa.Table) -> Section:
+    rows = table.to_pylist()
+    first = rows[0]
+    fields = {"the first lens": "own_kl_nats", f"{first['lens']}": "kl_nats"}
+    points = [
+        {"layer": row["layer"], "series": series, "value": row[field]}
+        for series, field in fields.items()
+        for row in rows
+    ]
+    chart = layer_lines(
+        points,
+        title="KL from the model's output",
+        unit="nats per token",
+        says="The gap is what the other lens costs.",
+    )
+    text = (
+        f"The lens {first['lens']} was trained on {first['lens_model'] or 'a model not named'}; "
+        f"the states are of {first['state_model']}, over {count(first['n_tokens'], 'token')}."
+    )
+    same = first["lens_model"] == first["state_model"]
+    title = "A second lens" if same else "A lens of another model"
+    return Section(title, text, (chart,), scroll(table, table.num_rows))
 
 
 def _losses(table: pa.Table) -> Section:
