@@ -143,7 +143,7 @@ def chunked(
         truth = Truth(log_p, torch.from_numpy(targets[rows]).long())
         _add(sums, ("model", last), log_p, truth)
         del log_p
-        for state in range(last):
+        for state in states.held[:-1]:
             h = read(states, state, rows)
             for name, one in lenses.items():
                 _add(sums, (name, state), one(h, state).log_softmax(1), truth)

@@ -4,8 +4,8 @@ GPT-2 small's shape with random weights: 12 translators, 768 wide, 50,257 tokens
 random words. Every step takes words that none took before, so that a training reads the capture
 once, and the package runs the model once, over the same words in the same order: a pass for each
 step, then by layer the lens, KL and a backward pass. It computes lenses in bfloat16 (autocast); it
-is timed in float32 as well, and the faster of both is the rival. Five trainings differ in the rate:
-they share one capture, or run the model each time, as the package has no other way. Judging is KL,
+is timed in float32 as well, and like is compared with like. Five trainings differ in the rate: they
+share one capture, or run the model each time, as the package has no other way. Judging is KL,
 cross-entropy, entropy, top-1 agreement and the mean distribution of the logit and the tuned lens at
 every third state: the quality part of `residuum run tuned_lens`, or torch with all logits of a
 chunk of rows, through the package's modules, from the same store.
@@ -51,7 +51,10 @@ SITES = ("resid_pre", "resid_final")
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 CHUNKS = {chunk: f"torch, chunks of {chunk:,}" for chunk in (2048, 256)}
 OURS, TORCH, CAPTURE = "residuum", "residuum, torch", "the capture alone"
+OURS_NARROW = "residuum, torch, bfloat16"
 NARROW, WIDE = "tuned-lens, bfloat16", "tuned-lens, float32"
+RIVALS = {OURS: WIDE, OURS_NARROW: NARROW}
+"""Whom each of ours is compared with."""
 PASSES = "the model's passes alone"
 AFTER = ", after its capture"
 RUN, JUDGED = "run.residuum", "judged.residuum"
@@ -93,10 +96,17 @@ class Bench:
             device="cpu",
         )
 
-    def train(self, store: residuum.Store, executor: str = "rust", rate: float = 1.0) -> Trained:
+    def train(self, store: residuum.Store, name: str = OURS, rate: float = 1.0) -> Trained:
         """Train from a store and keep the lens in it."""
         recipe = Recipe(steps=self.n_step, tokens_per_step=self.tokens, rate_scale=rate)
-        trained = train(store, recipe, held_out=0.0, executor=executor, progress=False)
+        trained = train(
+            store,
+            recipe,
+            held_out=0.0,
+            executor="rust" if name == OURS else "torch",
+            precision="bfloat16" if name == OURS_NARROW else "float32",
+            progress=False,
+        )
         save(store, trained.lens, NAME)
         return trained
 
@@ -116,8 +126,7 @@ class Bench:
         """Train one lens: from a store, or with the package."""
         batches = self.batches(store)
         return {
-            OURS: partial(self.train, store),
-            TORCH: partial(self.train, store, "torch"),
+            **{name: partial(self.train, store, name) for name in (OURS, TORCH, OURS_NARROW)},
             NARROW: partial(self.rival, batches, autocast=True),
             WIDE: partial(self.rival, batches, autocast=False),
         }
@@ -201,7 +210,7 @@ def compare(bench: Bench) -> None:
     """Assert that both train and judge alike; the lens of this is judged later."""
     small = replace(bench, n_step=5, tokens=N_TOKEN)
     store = small.captured("small.residuum")
-    ours = {OURS: small.train(store), TORCH: small.train(store, "torch")}
+    ours = {OURS: small.train(store), TORCH: small.train(store, TORCH)}
     assert_trained_alike(ours, small.rival(small.batches(store), autocast=False))
     first, *chunked = judging(small, store).values()
     table = first()
@@ -209,8 +218,8 @@ def compare(bench: Bench) -> None:
         assert_judged_alike(table, call(), store.n_row)
 
 
-def trainings(report: Report, bench: Bench, rounds: int) -> str:
-    """One lens, by everyone; returns the package's better way."""
+def trainings(report: Report, bench: Bench, rounds: int) -> None:
+    """One lens, by everyone."""
     store = bench.captured(RUN)
     ways = bench.ways(store)
     cases = {name: Case(way) for name, way in ways.items()}
@@ -218,7 +227,7 @@ def trainings(report: Report, bench: Bench, rounds: int) -> str:
     cases[PASSES] = Case(lambda: bench.passes(bench.batches(store)))
     measured = interleaved(cases, rounds, warm_up=False)
     seconds = {name: case.median for name, case in measured.items()}
-    for name in (OURS, TORCH):
+    for name in (OURS, TORCH, OURS_NARROW):
         seconds[f"{name}{AFTER}"] = seconds[name] + seconds[CAPTURE]
     peaks = {name: alone(training_peak, name, bench) for name in ways}
     title = f"one lens, {bench.n_step} steps of {bench.tokens:,} tokens"
@@ -226,10 +235,10 @@ def trainings(report: Report, bench: Bench, rounds: int) -> str:
     size = folder_bytes(WORK / RUN) / 1e6
     report.say(f"The store holds {size:.0f} MB, the unembedding and a lens included.")
     speeds = {name: 1 / value for name, value in seconds.items()}
-    goals = [Goal("tuned-lens", (NARROW, WIDE), 1.2)]
-    report.judge(f"{title}, from a store", OURS, speeds, goals)
-    report.judge(f"{title}, capture included", f"{OURS}{AFTER}", speeds, goals)
-    return min((NARROW, WIDE), key=lambda name: seconds[name])
+    for ours, theirs in RIVALS.items():
+        goals = [Goal(theirs, (theirs,), 1.2)]
+        report.judge(f"{title}, from a store", ours, speeds, goals)
+        report.judge(f"{title}, capture included", f"{ours}{AFTER}", speeds, goals)
 
 
 def training_peak(name: str, n_layer: int, tokens: int) -> int:
@@ -238,25 +247,29 @@ def training_peak(name: str, n_layer: int, tokens: int) -> int:
     return peak(bench.ways(residuum.open(WORK / RUN))[name])
 
 
-def five(report: Report, bench: Bench, best: str, rounds: int) -> None:
+def five(report: Report, bench: Bench, rounds: int) -> None:
     """Five settings on one capture, or with the model's passes five times."""
     batches = bench.batches(residuum.open(WORK / RUN))
 
-    def ours() -> None:
+    def ours(name: str) -> None:
         store = bench.captured("again.residuum")
         for rate in RATES:
-            bench.train(store, rate=rate)
+            bench.train(store, name, rate)
 
-    def theirs() -> None:
+    def theirs(name: str) -> None:
         for rate in RATES:
-            bench.rival(batches, rate, autocast=best == NARROW)
+            bench.rival(batches, rate, autocast=name == NARROW)
 
-    measured = interleaved({OURS: Case(ours), best: Case(theirs)}, rounds, warm_up=False)
+    cases = {}
+    for mine, rival in RIVALS.items():
+        cases[mine], cases[rival] = Case(partial(ours, mine)), Case(partial(theirs, rival))
+    measured = interleaved(cases, rounds, warm_up=False)
     seconds = {name: case.median for name, case in measured.items()}
     title = f"five settings, {bench.n_step} steps of {bench.tokens:,} tokens, capture included"
     table(report, title, seconds, len(RATES) * bench.n_token)
     speeds = {name: 1 / value for name, value in seconds.items()}
-    report.judge(title, OURS, speeds, [Goal("tuned-lens", (best,), 3)])
+    for mine, rival in RIVALS.items():
+        report.judge(title, mine, speeds, [Goal(rival, (rival,), 3)])
 
 
 def judging(bench: Bench, store: residuum.Store) -> dict[str, Callable[[], Any]]:
@@ -349,8 +362,8 @@ def main() -> None:
     report.say(f"Medians of {options.rounds}. {versions(*packages)}")
     bench = made(options.layers, options.steps, options.tokens)
     compare(bench)
-    best = trainings(report, bench, options.rounds)
-    five(report, bench, best, max(1, options.rounds // 2))
+    trainings(report, bench, options.rounds)
+    five(report, bench, max(1, options.rounds // 2))
     judged(report, bench, options.rows, options.rounds)
     report.keep()
 

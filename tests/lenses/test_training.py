@@ -238,6 +238,17 @@ def test_a_stopped_training_goes_on_to_the_same_end(store, tmp_path, monkeypatch
     assert other.losses["step"].to_pylist()[0] == 0
 
 
+def test_bfloat16_comes_close(store):
+    """As close as the package's own autocast: KL to 2e-3."""
+    recipe = Recipe(steps=20)
+    wide, narrow = (
+        train(store, recipe, executor="torch", precision=precision).losses["loss"].to_numpy()
+        for precision in ("float32", "bfloat16")
+    )
+    assert (wide != narrow).any()
+    np.testing.assert_allclose(narrow, wide, rtol=2e-3, atol=2e-3)
+
+
 def test_memory_changes_nothing_beyond_rounding(store):
     recipe = Recipe(steps=5)
     one, two = (train(store, recipe, memory=m, progress=False) for m in ("1GB", 60_000))
@@ -270,6 +281,8 @@ def test_bad_input(store):
         ({"executor": "jax"}, "no executor 'jax'"),
         ({"executor": "rust", "device": "cuda"}, "on the CPU, not on cuda"),
         ({"device": "nonsense"}, "torch cannot use the device 'nonsense'"),
+        ({"precision": "int8"}, "precision is float32 or bfloat16, not 'int8'"),
+        ({"executor": "rust", "precision": "bfloat16"}, "the Rust executor computes in float32"),
     ):
         with pytest.raises((ArgumentError, SiteError), match=says):
             train(store, Recipe(steps=1), progress=False, **more)

@@ -22,10 +22,12 @@ _LOGITS = 16 << 20
 
 
 class TorchKit:
-    """See `kit.Kit`; float32."""
+    """See `kit.Kit`; float32, or the products with the unembedding in bfloat16."""
 
-    def __init__(self, readout: Readout, device: torch.device | str) -> None:
-        """Bring the model's readout to the device."""
+    def __init__(
+        self, readout: Readout, device: torch.device | str, precision: str = "float32"
+    ) -> None:
+        """Bring the model's readout to the device; `precision` is that of the products."""
         self.device = torch.device(device)
         self.readout = readout
         norm = readout.norm
@@ -34,6 +36,7 @@ class TorchKit:
             self.gain += norm.offset
         self.shift = None if norm.bias is None else self.array(np.asarray(norm.bias))
         self.w_u = self.array(readout.w_u)
+        self.narrow = self.w_u.to(getattr(torch, precision))
         self.b_u = None if readout.b_u is None else self.array(readout.b_u)
 
     def array(self, values: NDArray[Any]) -> torch.Tensor:
@@ -94,10 +97,10 @@ class TorchKit:
         out = torch.nn.functional.rms_norm(x, width, self.gain, norm.eps)
         return out if self.shift is None else out + self.shift
 
-    def logits(self, normed: torch.Tensor) -> torch.Tensor:
-        """`[row, d_model]` -> `[row, d_vocab]`."""
+    def logits(self, normed: torch.Tensor, w_u: torch.Tensor) -> torch.Tensor:
+        """`[row, d_model]` -> `[row, d_vocab]`, the product in the dtype of `w_u`."""
         of = self.readout
-        out = normed @ self.w_u
+        out = (normed.to(w_u.dtype) @ w_u).float()
         if self.b_u is not None:
             out += self.b_u
         out *= of.logit_scale
@@ -109,7 +112,9 @@ class TorchKit:
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Probabilities `[row, d_vocab]`, 0 for rows without a target, and `sum p ln p`."""
         if lesson.final is not None:
-            log_p = self.logits(self.normed(self.array(lesson.final[rows]))).log_softmax(1)
+            # Of the teacher in float32 always: what is learnt should not be rounded.
+            normed = self.normed(self.array(lesson.final[rows]))
+            log_p = self.logits(normed, self.w_u).log_softmax(1)
             p = log_p.exp()
             return p, None, (p * log_p).sum(1)
         assert lesson.targets is not None
@@ -128,11 +133,11 @@ class TorchKit:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of each row, and its gradient by the normed row: `(q - p) W_U^T`."""
         of = self.readout
-        logits = self.logits(normed)
+        logits = self.logits(normed, self.narrow)
         log_q = logits.log_softmax(1)
         loss = negentropy - (p * log_q).sum(1)
         q = log_q.exp_() if there is None else log_q.exp_().mul_(there[:, None])
         difference = q.sub_(p).mul_(of.logit_scale)
         if of.logit_softcap is not None:
             difference *= 1 - (logits / of.logit_softcap) ** 2
-        return loss, difference @ self.w_u.T
+        return loss, (difference.to(self.narrow.dtype) @ self.narrow.T).float()

@@ -65,6 +65,7 @@ class Params:
     seed: int = param(0, "of the split and of the order of examples", least=0)
     executor: str = param("auto", "rust on the CPU, or torch; auto is rust on the CPU")
     device: str = param("cpu", "of torch, such as cuda")
+    precision: str = param("float32", "of a training's products: float32, or bfloat16 by torch")
     memory: str = param("1GB", "for the rows that are computed together")
     examples: int = param(12, "held-out examples whose trajectories are kept", least=0)
     model: str | None = param(

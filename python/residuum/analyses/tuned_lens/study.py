@@ -159,6 +159,7 @@ class Study:
             held_out=of.held_out,
             executor=of.executor,
             device=of.device,
+            precision=of.precision,
             memory=of.memory,
             snapshots=path.parent / f".{path.name}.training",
         )
