@@ -183,8 +183,9 @@ def test_heads_serve_all_data_sets_that_share_label_words(tmp_path):
 
 
 # The last state that lies do not reach, and the sets that share heads with set 0, on which they are
-# chosen: of seed 3 set 1 has heads of its own (docs).
-MODEL_B = {0: (3, ("set0", "set1", "set2")), 3: (2, ("set0", "set2"))}
+# chosen: of seed 3 set 1 has heads of its own, of seed 6 sets 1 and 2 (docs). These seeds learn
+# with the kernels of AVX2, which `make test-slow` sets.
+MODEL_B = {3: (2, ("set0", "set2")), 6: (2, ("set0",))}
 
 
 @pytest.mark.slow
@@ -192,7 +193,7 @@ MODEL_B = {0: (3, ("set0", "set1", "set2")), 3: (2, ("set0", "set2"))}
 def test_late_heads_of_model_b(tmp_path, seed):
     """A class of two words takes more blocks to tell: the heads are in the last two blocks of 4.
 
-    Training takes six to ten minutes on one core.
+    Training takes three to seven minutes on one core.
     """
     store = captured("model_b", trained_model("model_b", seed), tmp_path / "run", n_prompt=250)
     result = run(store, n_heads=[1, 3], seeds=[0, 1])
