@@ -25,6 +25,7 @@ NAMES = (
     "kernels",
     "codecs",
     "lenses",
+    "judging",
 )
 ALONE = ("gpu_capture",)
 """Run by hand, where there is what they need; kept like the others."""

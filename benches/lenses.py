@@ -1,21 +1,18 @@
-"""Tuned lenses from a store beside the package tuned-lens: one training, five, judging a lens.
+"""Training tuned lenses from a store, beside the package tuned-lens: one, and five settings.
 
 GPT-2 small's shape with random weights: 12 translators, 768 wide, 50,257 tokens; prompts of 128
 random words. Every step takes words that none took before, so that a training reads the capture
 once, and the package runs the model once, over the same words in the same order: a pass for each
 step, then by layer the lens, KL and a backward pass. It computes lenses in bfloat16 (autocast); it
 is timed in float32 as well, and like is compared with like. Five trainings differ in the rate: they
-share one capture, or run the model each time, as the package has no other way. Judging is KL,
-cross-entropy, entropy, top-1 agreement and the mean distribution of the logit and the tuned lens at
-every third state: the quality part of `residuum run tuned_lens`, or torch with all logits of a
-chunk of rows, through the package's modules, from the same store.
+share one capture, or run the model each time, as the package has no other way.
 
 Before anything is timed, answers are compared on 5 steps of 128 tokens: losses of both trainings in
 float32 to 1e-3, a published lens bit for bit, its means at every state to 1e-5. Peaks are of
-processes of their own, above the model's weights; in those of training is the unembedding, which
-residuum maps and the package copies, in those of judging it is not.
+processes of their own, above the model's weights; in them is the unembedding, which residuum maps
+and the package copies.
 
-    python benches/lenses.py [--rounds 2] [--steps 3] [--tokens 512] [--rows 2048] [--layers 12]
+    python benches/lenses.py [--rounds 2] [--steps 3] [--tokens 512] [--layers 12]
 """
 
 import argparse
@@ -57,7 +54,7 @@ RIVALS = {OURS: WIDE, OURS_NARROW: NARROW}
 """Whom each of ours is compared with."""
 PASSES = "the model's passes alone"
 AFTER = ", after its capture"
-RUN, JUDGED = "run.residuum", "judged.residuum"
+RUN = "run.residuum"
 NAME = "tuned"
 
 
@@ -281,36 +278,6 @@ def judging(bench: Bench, store: residuum.Store) -> dict[str, Callable[[], Any]]
     return calls
 
 
-def judged(report: Report, bench: Bench, n_row: int, rounds: int) -> None:
-    """Judge a lens over a store: times in turns, then peaks, each in a process of its own."""
-    layers = range(0, bench.n_layer, 3)
-    store = bench.captured(JUDGED, n_row, layers)
-    lens = stored(residuum.open(WORK / "small.residuum"), NAME)
-    # Without a split, as if it came from elsewhere: it is judged on all rows.
-    save(store, replace(lens, about={}), NAME)
-    calls = judging(bench, store)
-    cases = {name: Case(call) for name, call in calls.items()}
-    measured = interleaved(cases, rounds, warm_up=False)
-    seconds = {name: case.median for name, case in measured.items()}
-    peaks = {name: alone(judging_peak, name, bench) for name in calls}
-    title = f"judging two lenses, {store.n_row:,} rows, {len(layers) + 1} states"
-    table(report, title, seconds, store.n_row, peaks)
-    speeds = {name: 1 / value for name, value in seconds.items()}
-    every, large = tuple(CHUNKS.values()), CHUNKS[max(CHUNKS)]
-    report.judge(title, OURS, speeds, [Goal("torch's best chunks", every, 1.2)])
-    smallness = {name: 1 / value for name, value in peaks.items()}
-    report.judge(f"{title}, peak memory", OURS, smallness, [Goal(large, (large,), 10)])
-
-
-def judging_peak(name: str, n_layer: int, tokens: int) -> int:
-    """Bytes above weights and lens that judging takes in this process, which did nothing before."""
-    bench, store = made(n_layer, 1, tokens), residuum.open(WORK / JUDGED)
-    # Ours maps the unembedding and the lens while it runs; the package's were copied before.
-    found = stored(store, NAME).translators.values()
-    maps = store.weights["W_U"].nbytes + sum(one.weight.nbytes for one in found)
-    return peak(judging(bench, store)[name]) - (maps if name == OURS else 0)
-
-
 def peak(call: Callable[[], Any]) -> int:
     """Bytes above the start that a call takes."""
     measured = Measured()
@@ -353,10 +320,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="half as many of five trainings")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=512, help="of a step")
-    parser.add_argument("--rows", type=int, default=2048, help="that are judged")
     parser.add_argument("--layers", type=int, default=12, help="of the model; fewer for a try")
     options = parser.parse_args()
-    report = Report("lenses", "Tuned lenses")
+    report = Report("lenses", "Tuned lenses: training")
     report.introduce(__doc__)
     packages = ("tuned-lens", "torch", "transformers")
     report.say(f"Medians of {options.rounds}. {versions(*packages)}")
@@ -364,7 +330,6 @@ def main() -> None:
     compare(bench)
     trainings(report, bench, options.rounds)
     five(report, bench, max(1, options.rounds // 2))
-    judged(report, bench, options.rows, options.rounds)
     report.keep()
 
 
