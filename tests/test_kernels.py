@@ -1,6 +1,8 @@
 """The doors of `residuum.kernels` against the definitions in numpy and float64."""
 
+import pkgutil
 import signal
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -352,3 +354,9 @@ def test_a_signals_own_exception_comes_through():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_no_module_takes_the_name_of_a_kernel():
+    modules = {name for _, name, _ in pkgutil.iter_modules(kernels.__path__)}
+    assert not modules & set(kernels.__all__)
+    assert not any(isinstance(getattr(kernels, name), ModuleType) for name in kernels.__all__)

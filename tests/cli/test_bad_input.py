@@ -234,6 +234,20 @@ def test_flipped_byte(run, where):
     assert any("resid_post" in problem["file"] for problem in report["problems"])
 
 
+def test_a_damaged_lens_is_named_with_its_remedy(run):
+    file = run / "lenses" / "tuned.safetensors"
+    residuum("run", "tuned_lens", run, "--set", "steps=1", "--set", "experiments=quality")
+    assert "no problem" in residuum("verify", run).out
+    assert "tuned lens: tuned" in residuum("info", run).out
+    os.truncate(file, file.stat().st_size // 2)
+    assert residuum("info", run).out
+    problem = residuum("verify", run, code=1).err.splitlines()[1]
+    assert problem.startswith("lenses/tuned.safetensors: it is damaged: ")
+    assert problem.endswith("remove the file, and train the lens again or save it again")
+    said = one_paragraph(residuum("export", run, "-o", run / "x", "--format", "store", code=1))
+    assert f"{file} is damaged" in said
+
+
 HOSTILE = {
     "shape": [16, 3, 2**40],
     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**40, 1, 35]}},

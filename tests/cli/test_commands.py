@@ -47,6 +47,7 @@ def test_info(run):
     assert info["complete"]
     assert info["sites"]["z"]["shape"] == [13, 3, 5, 7]
     assert info["model"]["n_head"] == 5
+    assert info["lenses"] == []
     said = residuum("info", run).out
     assert all(word in said for word in ["resid_post", "pattern", "5 examples"])
 

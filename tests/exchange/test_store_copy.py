@@ -1,6 +1,7 @@
 """A store exported as a store: verified, the same numbers, tables that still join."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,9 @@ import pytest
 from store import made
 
 import residuum
-from residuum.errors import ArgumentError, CaptureError
+from residuum.errors import ArgumentError, CaptureError, StoreError
+from residuum.lenses import TunedLens, save, stored
+from residuum.lenses.tuned import Translator
 from residuum.store import Store
 
 TEXTS = ["the red dog", "one", "the red dog", "two stars in the circle", "a cat sees one dog"]
@@ -221,3 +224,70 @@ def test_tables_are_committed_on_the_way(wide, tmp_path, monkeypatch):
     assert copy.verify().ok
     assert copy.table("tokens").equals(source.table("tokens"))
     np.testing.assert_array_equal(copy["z"].read(), source["z"].read())
+
+
+def lens_of(store, states=(0, 1, 2)):
+    """A lens of a store's model, of random numbers."""
+    n_state, d_model = store.model["n_layer"] + 1, store.model["d_model"]
+    draw = np.random.default_rng(0)
+
+    def normal(*shape):
+        return draw.standard_normal(shape).astype(np.float32)
+
+    each = {s: Translator(normal(d_model, d_model), normal(d_model)) for s in states}
+    return TunedLens(each, n_state, {"model": store.model["name"]})
+
+
+@pytest.fixture
+def with_lenses(run):
+    """The capture with two lenses, which are taken away again."""
+    save(run, lens_of(run), "tuned")
+    save(run, lens_of(run, [1]), "some.1")
+    training = run.path / "lenses" / ".tuned.safetensors.training"
+    training.write_bytes(b"where a training is")
+    yield run
+    shutil.rmtree(run.path / "lenses")
+
+
+PARTS = {
+    "all": {},
+    "rows and layers": {"rows": "SELECT row FROM tokens WHERE token = 0", "layers": [0, 2]},
+    "one site in int8": {"sites": "resid_post", "dtype": "int8"},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_lenses_come_along(with_lenses, tmp_path, part):
+    copy = Store(residuum.export(with_lenses, tmp_path / "copy", format="store", **PARTS[part]))
+    assert copy.lenses == ("some.1", "tuned")
+    assert sorted(path.name for path in (copy.path / "lenses").iterdir()) == [
+        "some.1.safetensors",
+        "tuned.safetensors",
+    ]
+    assert copy.verify().ok
+    for name in copy.lenses:
+        left, right = (stored(store, name) for store in (with_lenses, copy))
+        assert left.about == right.about
+        for state, one in left.translators.items():
+            np.testing.assert_array_equal(one.weight, right.translators[state].weight)
+            np.testing.assert_array_equal(one.bias, right.translators[state].bias)
+
+
+def test_a_lens_of_a_part_answers_as_that_of_the_store(with_lenses, tmp_path):
+    out = residuum.export(with_lenses, tmp_path / "copy", format="store", sites=["resid_post"])
+    query = "FROM tuned_lens(k := 1) ORDER BY row, layer"
+    assert asked(Store(out), query) == asked(with_lenses, query)
+
+
+def test_a_store_without_lenses_has_no_folder_of_them(run, tmp_path):
+    out = residuum.export(run, tmp_path / "copy", format="store", sites="z")
+    assert not (out / "lenses").exists()
+
+
+def test_a_damaged_lens_is_refused_before_anything_is_written(with_lenses, tmp_path):
+    file = with_lenses.path / "lenses" / "tuned.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(StoreError, match=r"tuned\.safetensors is damaged: .*; remove the file"):
+        residuum.export(with_lenses, tmp_path / "copy", format="store")
+    assert list(tmp_path.iterdir()) == []
+    residuum.export(with_lenses, tmp_path / "arrays", format="npy", sites="z")

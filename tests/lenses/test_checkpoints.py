@@ -50,6 +50,9 @@ def test_a_store_keeps_lenses(store, lens):
         stored(store, "other")
     with pytest.raises(ArgumentError, match="letters, digits"):
         save(store, lens, "../first")
+    bad = TunedLens({1: Translator(lens.translators[1].weight, np.full(35, np.inf))}, 4)
+    with pytest.raises(ArgumentError, match=r"`1.bias` of the lens 'other' has NaN or infinity"):
+        save(store, bad, "other")
     with pytest.raises(ArgumentError, match=r"3 states that are 35 wide, the model of .* has 4"):
         save(store, TunedLens(some.translators, 3), "other")
     (store.path / "lenses" / "some.safetensors").write_bytes(b"none")

@@ -40,7 +40,7 @@ def info(store: str, *, as_json: bool) -> None:
 @json_option
 @debug_option
 def verify(store: str, *, as_json: bool) -> None:
-    """Read all of the store RUN back: checksums, shapes, tables, commits.
+    """Read all of the store RUN back: checksums, shapes, tables, commits, lenses.
 
     Exit code 1 if anything is wrong, and what is wrong where.
     """
@@ -93,7 +93,8 @@ def sql(store: str, query: str | None, form: str | None, out: Path | None) -> No
     """Ask the store RUN a QUERY in DuckDB's SQL; without one, read it from stdin or a prompt.
 
     Views: one for each site, examples, tokens, user tables, results. Macros: logit_lens(),
-    head_logits(), nearest(). Files named -o FILE.csv, .json, .parquet or .txt choose their format.
+    tuned_lens(), head_logits(), nearest(). Files named -o FILE.csv, .json, .parquet or .txt choose
+    their format.
     """
     import residuum
 

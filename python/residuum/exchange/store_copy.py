@@ -2,7 +2,7 @@
 
     shards ──rows taken──▶ StoreWriter
     examples, tokens ──renumbered──▶ StoreWriter ──▶ commit
-    weights, vocabulary, user tables ──▶ beside them
+    weights, vocabulary, lenses, user tables ──▶ beside them
 
 Results are left behind: they are answers about the other store.
 """
@@ -23,7 +23,7 @@ from residuum.exchange import blocks
 from residuum.exchange.selection import batches, example_rows
 from residuum.exchange.user_tables import renumbered
 from residuum.sites import RowSpace, Site
-from residuum.store import ArrayPlan, Store, StoreWriter
+from residuum.store import ArrayPlan, Store, StoreWriter, lens_files
 from residuum.store.columns import integers, nullable
 from residuum.store.lossy import INT8
 from residuum.store.plan import CODECS
@@ -68,7 +68,10 @@ def check(selection: Selection, cut: Cut) -> None:
     Raises:
         ArgumentError: a codec that is not known, numbers below one, a key axis whose keys are
             rows that would be left out, or int8 sites, whose error a copy would not know.
+        StoreError: a lens that is damaged, or of another model.
     """
+    for file in lens_files.files(selection.store.path):
+        lens_files.read(file, selection.store.model)
     for chosen in selection.sites:
         if chosen.array.error is not None:
             message = (
@@ -178,15 +181,15 @@ def _write_rows(job: Job, writer: StoreWriter, space: RowSpace) -> None:
 
 
 def _copy_files(job: Job) -> None:
-    """Copy weights and vocabulary."""
-    source = job.selection.store.path / "weights"
-    if isinstance(source, S3Path):
-        for file, _, _ in source.objects():
-            place = job.folder / "weights" / file.name
-            place.parent.mkdir(exist_ok=True)
+    """Copy weights, vocabulary and lenses, which are the model's: the same for some of its rows."""
+    store = job.selection.store.path
+    for file in [*(store / "weights").glob("[!.]*"), *lens_files.files(store)]:
+        place = job.folder / file.parent.name / file.name
+        place.parent.mkdir(exist_ok=True)
+        if isinstance(file, S3Path):
             place.write_bytes(file.read_bytes())
-    elif source.is_dir():
-        shutil.copytree(source, job.folder / "weights")
+        else:
+            shutil.copyfile(file, place)
 
 
 @dataclass(frozen=True)

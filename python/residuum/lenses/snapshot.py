@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.errors import StoreError
-from residuum.lenses.stored import KEY, write_tensors
+from residuum.lenses.stored import write_tensors
 from residuum.store import tensor_file
+from residuum.store.lens_files import KEY
 from residuum.store.weights import Weights
 
 if TYPE_CHECKING:

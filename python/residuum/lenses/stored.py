@@ -13,10 +13,8 @@ import numpy as np
 
 from residuum.errors import ArgumentError, StoreError
 from residuum.lenses.tuned import Translator, TunedLens
-from residuum.store import tensor_file
+from residuum.store import lens_files, tensor_file
 from residuum.store.files import write_atomic
-from residuum.store.s3_path import S3Path
-from residuum.store.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from residuum.store import Store
     from residuum.store.s3_path import StorePath
 
-FOLDER, END, KEY = "lenses", ".safetensors", "residuum"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -40,24 +37,20 @@ def path_of(store: Store, name: str) -> StorePath:
     if not _NAME.fullmatch(name):
         message = f"a lens is named with letters, digits, _, . and -, not {name!r}"
         raise ArgumentError(message)
-    return store.path / FOLDER / f"{name}{END}"
+    return store.path / lens_files.FOLDER / f"{name}{lens_files.END}"
 
 
 def names(store: Store) -> list[str]:
     """The store's lenses, sorted."""
-    folder = store.path / FOLDER
-    if isinstance(folder, S3Path):
-        files = [path.name for path, _, _ in folder.objects()]
-    else:
-        files = [path.name for path in folder.glob(f"*{END}")] if folder.is_dir() else []
-    return sorted(file.removesuffix(END) for file in files if file.endswith(END) and file[0] != ".")
+    return list(store.lenses)
 
 
 def save(store: Store, lens: TunedLens, name: str) -> None:
     """Keep a lens in the store, where SQL finds it by name; one of that name is replaced.
 
     Raises:
-        ArgumentError: a name that no file can have, or a lens of another width.
+        ArgumentError: a name that no file can have, a lens of another width, or numbers in it that
+            are not finite.
     """
     refuse_other(store, lens)
     path = path_of(store, name)
@@ -66,6 +59,10 @@ def save(store: Store, lens: TunedLens, name: str) -> None:
         for state, one in sorted(lens.translators.items())
         for part, values in (("weight", one.weight), ("bias", one.bias))
     }
+    for key, values in tensors.items():
+        if not np.isfinite(values).all():
+            message = f"`{key}` of the lens {name!r} has NaN or infinity: train it again"
+            raise ArgumentError(message)
     write_tensors(path, tensors, {"n_state": lens.n_state, **lens.about})
 
 
@@ -76,7 +73,7 @@ def write_tensors(
     shapes = {key: (values.dtype, values.shape) for key, values in tensors.items()}
 
     def write(file: BinaryIO) -> None:
-        file.write(tensor_file.header_bytes(shapes, {KEY: json.dumps(about)}))
+        file.write(tensor_file.header_bytes(shapes, {lens_files.KEY: json.dumps(about)}))
         for values in tensors.values():
             file.write(values.reshape(-1).view(np.uint8).data)
 
@@ -108,16 +105,12 @@ def read(path: StorePath) -> TunedLens:
     Raises:
         StoreError: it is damaged, or no lens.
     """
-    tensors = Weights(path)
-    try:
-        about = json.loads(tensor_file.read_metadata(path)[KEY])
-        states = sorted(int(key.removesuffix(".bias")) for key in tensors if key.endswith(".bias"))
-        translators = {s: Translator(tensors[f"{s}.weight"], tensors[f"{s}.bias"]) for s in states}
-        n_state = int(about.pop("n_state"))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        message = f"{path} is no lens that residuum wrote: {error}"
-        raise StoreError(message) from error
-    return TunedLens(translators, n_state, about)
+    lens = lens_files.read(path)
+    translators = {
+        state: Translator(lens.tensors[f"{state}.weight"], lens.tensors[f"{state}.bias"])
+        for state in lens.states
+    }
+    return TunedLens(translators, lens.n_state, lens.about)
 
 
 def refuse_other(store: Store, lens: TunedLens) -> None:

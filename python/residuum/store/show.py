@@ -29,6 +29,7 @@ def info(store: "Store") -> dict[str, Any]:
         "tables": {name: _table_info(store, name) for name in store.tables},
         "weights": {name: list(store.weights.shape(name)) for name in store.weights},
         "n_vocabulary": len(store.vocabulary),
+        "lenses": list(store.lenses),
         "results": [
             {
                 "analysis": result.analysis,
@@ -66,7 +67,7 @@ def _table_info(store: "Store", name: str) -> dict[str, Any]:
 
 
 def text(store: "Store") -> str:
-    """A few lines: where, what model, how much, and one line per site."""
+    """A few lines: where, what model, how much, one line per site; the lenses."""
     lines = [
         f"Store {store.path}",
         f"  {_model(store)}",
@@ -78,7 +79,8 @@ def text(store: "Store") -> str:
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join(lines)
+    lenses = _lenses(store)
+    return "\n".join([*lines, f"  {lenses}"] if lenses else lines)
 
 
 def html(store: "Store") -> str:
@@ -86,7 +88,9 @@ def html(store: "Store") -> str:
     head = f"<p><b>Store</b> {escaping.escape(str(store.path))}<br>"
     head += f"{escaping.escape(_model(store))}<br>"
     head += f"{escaping.escape(_amount(store))}</p>"
-    return head + _html_table(("site", "axes and lengths", "dtype", "size"), _site_rows(store))
+    table = _html_table(("site", "axes and lengths", "dtype", "size"), _site_rows(store))
+    lenses = _lenses(store)
+    return head + table + (f"<p>{escaping.escape(lenses)}</p>" if lenses else "")
 
 
 def site_text(site: "SiteArray") -> str:
@@ -134,6 +138,11 @@ def _amount(store: "Store") -> str:
     state = "" if store.complete else ", capture not finished"
     amount = f"{count(store.n_example, 'example')}, {count(store.n_row, 'row')}"
     return f"{amount}, commit {store.commit}{state}"
+
+
+def _lenses(store: "Store") -> str:
+    names = store.lenses
+    return f"tuned {'lens' if len(names) == 1 else 'lenses'}: {', '.join(names)}" if names else ""
 
 
 def _site_rows(store: "Store") -> list[tuple[str, str, str, str]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from residuum import _residuum
 from residuum.errors import QueryError, SiteError, StoreError
-from residuum.store import show, user_tables
+from residuum.store import lens_files, show, user_tables
 from residuum.store.parts import BASE_SCHEMAS, EXAMPLES, TOKENS, dataset
 from residuum.store.results import Results
 from residuum.store.s3_path import S3Path, StorePath, store_path
@@ -243,6 +243,11 @@ class Store:
         """The decoded text of every token id; empty for a model without tokens."""
         return read_vocabulary(self.path / "weights" / VOCABULARY_FILE)
 
+    @property
+    def lenses(self) -> tuple[str, ...]:
+        """Names of the tuned lenses that were kept, sorted; `residuum.lenses` reads them."""
+        return tuple(lens_files.name_of(file) for file in lens_files.files(self.path))
+
     @cached_property
     def results(self) -> Results:
         """Results of analyses that were kept in the store."""
@@ -333,7 +338,7 @@ class Store:
         return self._core.counters()
 
     def verify(self) -> VerifyReport:
-        """Read everything back: checksums, shapes, tables, commits. Problems are listed only.
+        """Read everything back: checksums, shapes, tables, commits, lenses; lists what is wrong.
 
         Raises:
             StoreError: there is no store to verify.
@@ -341,7 +346,7 @@ class Store:
         return verify(self.path)
 
     def info(self) -> dict[str, Any]:
-        """Everything about the store as plain values: model, sites, tables, results, sizes."""
+        """Everything about the store as plain values: model, sites, lenses, results, sizes, …."""
         return show.info(self)
 
     def __repr__(self) -> str:

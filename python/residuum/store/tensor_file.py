@@ -69,10 +69,12 @@ def read_header(path: StorePath) -> dict[str, Tensor]:
     header, start = _header(path, size)
     header.pop(_METADATA, None)
     try:
-        return {name: _tensor(entry, start, size) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        tensors = {name: _tensor(entry, start, size) for name, entry in header.items()}
+        _check_end_to_end(tensors, start, size)
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
         message = f"{path} is damaged: its header is wrong: {error}"
         raise StoreError(message) from error
+    return tensors
 
 
 def read_metadata(path: StorePath) -> dict[str, str]:
@@ -82,7 +84,8 @@ def read_metadata(path: StorePath) -> dict[str, str]:
         StoreError: the header is not believable.
     """
     size = path.size() if isinstance(path, S3Path) else path.stat().st_size
-    return dict(_header(path, size)[0].get(_METADATA) or {})
+    metadata = _header(path, size)[0].get(_METADATA)
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _header(path: StorePath, size: int) -> tuple[dict[str, Any], int]:
@@ -93,7 +96,7 @@ def _header(path: StorePath, size: int) -> tuple[dict[str, Any], int]:
         raise StoreError(message)
     try:
         header = json.loads(_read(path, 8, 8 + length))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"{path} is damaged: its header is wrong: {error}"
         raise StoreError(message) from error
     if not isinstance(header, dict):
@@ -118,6 +121,23 @@ def _tensor(entry: Mapping[str, Any], start: int, size: int) -> Tensor:
         message = f"{list(shape)} at {begin - start}..{end - start} of {size - start} bytes"
         raise ValueError(message)
     return Tensor(kind, shape, begin, end)
+
+
+def _check_end_to_end(tensors: Mapping[str, Tensor], start: int, size: int) -> None:
+    """Check that tensors fill the file from `start` on, as the format wants it.
+
+    Raises:
+        ValueError: they overlap, or there are bytes that belong to none.
+    """
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != end:
+            message = f"`{name}` begins at {tensor.begin - start}, not at {end - start}"
+            raise ValueError(message)
+        end = tensor.end
+    if end != size:
+        message = f"its tensors end at {end - start} of {size - start} bytes"
+        raise ValueError(message)
 
 
 def header_bytes(

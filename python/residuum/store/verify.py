@@ -1,7 +1,7 @@
 """Read a store back, every byte that has a checksum, and say what is wrong where."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from residuum import _residuum
 from residuum.errors import StoreError
+from residuum.store import lens_files
 from residuum.store.parts import EXAMPLES, TOKENS, read_parquet
 from residuum.store.s3_path import StorePath, store_path
 from residuum.store.show import count, size
@@ -70,23 +71,45 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     folder = store_path(path)
     report = _residuum.verify(folder)
     problems = [Problem(file, what) for file, what in report["problems"]]
-    problems.extend(_table_problems(folder))
+    core = _opened(folder)
+    if core is not None:
+        problems.extend(_table_problems(folder, core.commit))
+    lenses = lens_files.files(folder)
+    for file in lenses:
+        problems.extend(_lens_problems(file, core.attributes.get("model") if core else None))
     return VerifyReport(
         str(folder),
         report["commit"],
-        report["files"],
+        report["files"] + len(lenses),
         report["chunks"],
         report["bytes"],
         tuple(problems),
     )
 
 
-def _table_problems(folder: StorePath) -> Iterator[Problem]:
-    """Parts that the commit lists but that are absent, unreadable or do not add up."""
+def _opened(folder: StorePath) -> _residuum.Store | None:
+    """The store; None if the damage is such that it cannot be opened, as the core's report says."""
     try:
-        commit = _residuum.Store(folder).commit
+        return _residuum.Store(folder)
     except StoreError:
-        return  # the core's report has said why
+        return None
+
+
+def _lens_problems(file: StorePath, model: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """What makes a file no lens of this model."""
+    name = f"{file.parent.name}/{file.name}"
+    try:
+        bad = lens_files.not_finite(lens_files.read(file, model))
+    except OSError as error:
+        yield Problem(name, str(error).replace(f"{file} ", "it ", 1))
+        return
+    for tensor, n in bad.items():
+        what = f"`{tensor}` has NaN or infinity {count(n, 'time')}; {lens_files.REMEDY}"
+        yield Problem(name, what)
+
+
+def _table_problems(folder: StorePath, commit: Mapping[str, Any]) -> Iterator[Problem]:
+    """Parts that the commit lists but that are absent, unreadable or do not add up."""
     for name in (EXAMPLES, TOKENS):
         n_row, highest = 0, -1
         for part in commit["tables"].get(name, []):

@@ -18,8 +18,9 @@ from residuum.lenses import TunedLens, published, save, stored, train
 from residuum.lenses.examples import content, split, stored_examples
 from residuum.lenses.removal import others
 from residuum.lenses.states import States
-from residuum.lenses.stored import END, path_of, read, refuse_other
+from residuum.lenses.stored import path_of, read, refuse_other
 from residuum.replay.readout import readout
+from residuum.store.lens_files import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
