@@ -10,7 +10,7 @@ share one capture, or run the model each time, as the package has no other way.
 Why five settings stay below their goal of 3: a step of the package is 25 products as wide as the
 vocabulary for every token, 24 of them the lenses' own, which no capture spares, and the model's
 other weights are as much as two more. What is left is how fast these are computed: in float32 near
-the machine's peak (92 to 104 GFLOP/s a core, OpenBLAS the same), in bfloat16 by torch on both sides.
+the machine's peak (92 to 104 GFLOP/s a core, OpenBLAS the same), in bfloat16 by torch for both.
 
 Before anything is timed, answers are compared on 5 steps of 128 tokens: losses of both trainings in
 float32 to 1e-3, a published lens bit for bit, its means at every state to 1e-5. Peaks are of

@@ -117,9 +117,15 @@ def refuse_other(store: Store, lens: TunedLens) -> None:
     """Refuse a lens of another shape than the store's model.
 
     Raises:
-        ArgumentError: another width, or another number of states.
+        ArgumentError: another width, or another number of states, or a store that has neither.
     """
     model = store.model
+    if model.get("n_layer") is None or model.get("d_model") is None:
+        message = (
+            f"{store.path} does not say how many blocks its model has and how wide it is, so that "
+            "no lens fits it: it was imported, and lenses are of captured models"
+        )
+        raise ArgumentError(message)
     has = (int(model["n_layer"]) + 1, int(model["d_model"]))
     if (lens.n_state, lens.d_model) != has:
         message = (
