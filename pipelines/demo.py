@@ -17,6 +17,7 @@ from pathlib import Path
 import residuum
 from docstring_corpus import Sentence, build_corpus, write_corpus
 from residuum.store import Store
+from telling import heading
 from train_causal_model import trained_model
 
 DEMO = Path("demo")
@@ -38,11 +39,6 @@ def choose(corpus: list[Sentence]) -> list[Sentence]:
     """`N_SENTENCE` of the shorter sentences, evenly over the library."""
     short = [row for row in corpus if len(row["text"].split()) <= MAX_WORDS]
     return [short[i * len(short) // N_SENTENCE] for i in range(N_SENTENCE)]
-
-
-def heading(text: str) -> None:
-    """A title between two sections of output."""
-    print(f"\n── {text} " + "─" * max(0, 96 - len(text)), flush=True)
 
 
 def show(store: Store, question: str, sql: str) -> None:

@@ -29,9 +29,8 @@ import residuum
 from residuum.analyses.result import Result
 from residuum.prompts import demonstrations
 from residuum.prompts.demonstrations import Dataset, build
-from residuum.report import StoreCard
-from residuum.report import build as build_report
 from residuum.store import Store
+from telling import heading, report, show
 from train_overthinking_models import trained_model, world_of
 
 FOLDER = Path("demo/overthinking")
@@ -41,18 +40,6 @@ SETTINGS = ["permuted", "half_permuted", "random"]
 # Models of the last decade have room for 40 demonstrations; those of 1024 tokens take half.
 N_DEMO, N_DEMO_SHORT, SHORT = 40, 20, 1024
 PROMPT_SEED = 1
-WIDTH = 150  # characters of a printed table
-
-
-def heading(text: str) -> None:
-    """A title between two sections of output."""
-    print(f"\n── {text} " + "─" * max(0, 96 - len(text)), flush=True)
-
-
-def show(store: Store, title: str, sql: str) -> None:
-    """Print the answer to a question in SQL."""
-    print(f"\n{title}", flush=True)
-    store.sql(sql).show(max_rows=200, max_width=WIDTH)
 
 
 def captured(
@@ -167,7 +154,7 @@ def curve() -> None:
         store = captured(str(trained_model(name)), rows, FOLDER / f"{name}.residuum")
         result = asked(store, experiments=["accuracy", "critical_layers", "early_exit"])
         show_curve(store)
-        report(store, [result], name)
+        report(store, [result], FOLDER / f"{name}.html")
 
 
 def heads(name: str, title: str) -> None:
@@ -183,14 +170,7 @@ def heads(name: str, title: str) -> None:
     result = asked(store, n_heads=[1, 2, 3, 4], seeds=[0, 1, 2])
     show_curve(store)
     show_heads(store)
-    report(store, [result], name)
-
-
-def report(store: Store, results: Sequence[Result], name: str) -> None:
-    """Write the page."""
-    out = FOLDER / f"{name}.html"
-    out.write_text(build_report(StoreCard.of(store.info()), results), encoding="utf-8")
-    print(f"\n{out}")
+    report(store, [result], FOLDER / f"{name}.html")
 
 
 def real(
@@ -232,7 +212,7 @@ def real(
     result = asked(store, pattern=str(pattern), experiments=parts)
     show_curve(store)
     show_heads(store)
-    report(store, [result], "real")
+    report(store, [result], FOLDER / "real.html")
 
 
 def main() -> None:

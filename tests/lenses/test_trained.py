@@ -6,14 +6,14 @@ import pytest
 
 import binding_ids
 import residuum
-import tuned_lens
+import tuned_lens_study as study
 from demo import choose
 from docstring_corpus import build_corpus
 from residuum.prompts.demonstrations import build
 from train_binding_models import binding_model
 from train_causal_model import trained_model as causal_model
 from train_overthinking_models import trained_model, world_of
-from tuned_lens import ADAM, HELD_OUT, N_PAIR, N_PROMPT, SETTINGS, SGD, TOKENS, TOKENS_SMALL
+from tuned_lens_study import ADAM, HELD_OUT, N_PAIR, N_PROMPT, SETTINGS, SGD, TOKENS, TOKENS_SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def texts():
 def causal(texts, tmp_path_factory):
     """The demo's model."""
     chosen = [row["text"] for row in choose(texts)]
-    return tuned_lens.captured(causal_model(texts), chosen, tmp_path_factory.mktemp("causal") / "s")
+    return study.captured(causal_model(texts), chosen, tmp_path_factory.mktemp("causal") / "s")
 
 
 def test_the_lens_of_a_language_model(causal):
@@ -80,11 +80,9 @@ def test_shuffled_states_tell_nothing(causal):
 
 
 def test_a_model_that_was_not_trained_has_nothing_to_refine(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuned_lens, "FOLDER", tmp_path)
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
     chosen = [row["text"] for row in choose(texts)][:300]
-    store = tuned_lens.captured(
-        tuned_lens.started(causal_model(texts)), chosen, tmp_path / "start.residuum"
-    )
+    store = study.captured(study.started(causal_model(texts)), chosen, tmp_path / "start.residuum")
     result = run(store, **ADAM, tokens_per_step=TOKENS, steps=50, experiments=["quality"])
     # Nor is there much to say: all tokens are about as likely, whatever came before.
     assert by_layer(result, "logit", "constant_kl_nats")[0] < 0.5
@@ -106,19 +104,19 @@ def small_inputs(name, tmp_path):
 @pytest.mark.parametrize("name", ["curve", "curve_truthful", "model_a_shared", "id_par_0"])
 def test_the_lens_of_the_small_models(name, tmp_path):
     model, inputs = small_inputs(name, tmp_path)
-    store = tuned_lens.captured(model, inputs, tmp_path / "run")
+    store = study.captured(model, inputs, tmp_path / "run")
     asked = {**ADAM, "tokens_per_step": TOKENS_SMALL, "held_out": HELD_OUT}
     check_quality(run(store, **asked, experiments=["quality"]), "adam")
 
 
 def test_wrong_demonstrations_give_themselves_away(tmp_path):
     """By a lens of other prompts; clean prompts are told from clean ones by chance."""
-    lens = tuned_lens.captured(
-        trained_model("curve"), tuned_lens.prompts(N_PAIR, ["permuted"], seed=5), tmp_path / "lens"
+    lens = study.captured(
+        trained_model("curve"), study.prompts(N_PAIR, ["permuted"], seed=5), tmp_path / "lens"
     )
     run(lens, **ADAM, tokens_per_step=TOKENS_SMALL, held_out=HELD_OUT, experiments=["quality"])
-    odd = tuned_lens.captured(
-        trained_model("curve"), tuned_lens.prompts(N_PROMPT, SETTINGS, seed=1), tmp_path / "odd"
+    odd = study.captured(
+        trained_model("curve"), study.prompts(N_PROMPT, SETTINGS, seed=1), tmp_path / "odd"
     )
     file = lens.path / "lenses" / "adam.safetensors"
     found = run(odd, lens=str(file), experiments=["anomaly"])["anomaly"].to_pylist()
@@ -135,9 +133,9 @@ def test_wrong_demonstrations_give_themselves_away(tmp_path):
 def test_the_lens_of_the_past(tmp_path):
     """A lens of the model before it was trained further, on what it became: further off."""
     settings = {**ADAM, "tokens_per_step": TOKENS_SMALL, "held_out": HELD_OUT}
-    of_lens = tuned_lens.prompts(N_PAIR, ["permuted"], seed=5)
+    of_lens = study.prompts(N_PAIR, ["permuted"], seed=5)
     base, now = (
-        tuned_lens.captured(trained_model(name), of_lens, tmp_path / name)
+        study.captured(trained_model(name), of_lens, tmp_path / name)
         for name in ("curve_truthful", "curve")
     )
     run(base, **settings, experiments=["quality"])

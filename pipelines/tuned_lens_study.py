@@ -9,8 +9,8 @@ Four small models, captured once each; everything stays under demo/tuned_lens/:
               ones by the trajectory, with a lens that was trained on other prompts
     base      the same model before it saw a lie: its lens on the states of the later model
 
-    python pipelines/tuned_lens.py
-    python pipelines/tuned_lens.py --model FOLDER --texts FILE
+    python pipelines/tuned_lens_study.py
+    python pipelines/tuned_lens_study.py --model FOLDER --texts FILE
 
 With a model of yours, `--texts` is a file of one text a line, a part of which is held out.
 """
@@ -30,9 +30,8 @@ from demo import choose
 from docstring_corpus import build_corpus
 from residuum.analyses.result import Result
 from residuum.prompts.demonstrations import build
-from residuum.report import StoreCard
-from residuum.report import build as build_report
 from residuum.store import Store
+from telling import heading, report, show
 from train_causal_model import trained_model as causal_model
 from train_overthinking_models import trained_model, world_of
 
@@ -46,18 +45,6 @@ TOKENS, TOKENS_SMALL = 4096, 1024
 N_PAIR, HELD_OUT = 220, 0.45
 N_PROMPT = 500
 SETTINGS = ["permuted", "half_permuted", "random"]
-WIDTH = 150  # characters of a printed table
-
-
-def heading(text: str) -> None:
-    """A title between two sections of output."""
-    print(f"\n── {text} " + "─" * max(0, 96 - len(text)), flush=True)
-
-
-def show(store: Store, title: str, sql: str) -> None:
-    """Print the answer to a question in SQL."""
-    print(f"\n{title}", flush=True)
-    store.sql(sql).show(max_rows=200, max_width=WIDTH)
 
 
 def captured(model: Path | str, inputs: list[str] | pa.Table, out: Path) -> Store:
@@ -127,13 +114,6 @@ def show_causal(store: Store) -> None:
     )
 
 
-def report(store: Store, result: Result, name: str) -> None:
-    """Write the page."""
-    out = FOLDER / f"{name}.html"
-    out.write_text(build_report(StoreCard.of(store.info()), [result]), encoding="utf-8")
-    print(f"\n{out}")
-
-
 def causal() -> None:
     """The demo's model: two recipes, and the control."""
     corpus = build_corpus()
@@ -144,7 +124,7 @@ def causal() -> None:
         result = asked(store, **recipe, tokens_per_step=TOKENS, basis_examples=64)
         show_quality(store)
         show_causal(store)
-    report(store, result, "causal")
+    report(store, [result], FOLDER / "causal.html")
     heading("Control: states learn other tokens' outputs")
     mixed = {**ADAM, "save_as": "shuffled", "shuffled": True}
     asked(store, **mixed, tokens_per_step=TOKENS, experiments=["quality"])
@@ -186,7 +166,7 @@ def curve() -> None:
     result = asked(store, **settings)
     show_quality(store)
     show_causal(store)
-    report(store, result, "curve")
+    report(store, [result], FOLDER / "curve.html")
 
     heading("Wrong demonstrations, told from right ones by the trajectory of the last label")
     odd = captured(
@@ -203,7 +183,7 @@ def curve() -> None:
         FROM tuned_lens_anomaly ORDER BY ALL
         """,
     )
-    report(odd, result, "odd")
+    report(odd, [result], FOLDER / "odd.html")
 
     heading("The lens of the model before it saw a lie, on the states of the later one")
     base = captured(trained_model("curve_truthful"), of_lens, FOLDER / "base.residuum")
@@ -229,7 +209,7 @@ def real(model: str, texts: Path, examples: int) -> None:
     show_quality(store)
     if result["fidelity"].num_rows:
         show_causal(store)
-    report(store, result, "real")
+    report(store, [result], FOLDER / "real.html")
 
 
 def main() -> None:
