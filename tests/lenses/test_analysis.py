@@ -1,9 +1,11 @@
 """`residuum run tuned_lens` on tiny models against the definitions in numpy and float64."""
 
 import json
+import warnings
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import scipy.special
@@ -17,7 +19,7 @@ from residuum.analyses.tuned_lens import study
 from residuum.analyses.tuned_lens.depth import settles
 from residuum.analyses.tuned_lens.quality import divergence
 from residuum.analyses.tuned_lens.ranks import spearman
-from residuum.errors import ArgumentError, ModelError, StoreError
+from residuum.errors import ArgumentError, ModelError, SelectionError, StoreError
 from residuum.lenses import TunedLens, names, publish, published, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
@@ -362,3 +364,45 @@ def test_a_lens_of_shuffled_states_is_judged_so(store, result):
         assert rows["logit", layer]["kl_nats"] > rows["shuffled", layer]["kl_nats"]
     assert 0 <= rows["shuffled", 3]["kl_nats"] < 1e-6
     (store.path / "lenses" / "shuffled.safetensors").unlink()
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_checkpoint_of_another_model_is_refused_or_warned_of(store, result, tmp_path):
+    d_model = store.model["d_model"]
+    w_u = readout(store, analysis="test").w_u
+    asked = {"lens": str(tmp_path), "experiments": ["quality"]}
+    for n_state, wide in ((3, d_model), (7, d_model), (4, d_model + 1)):
+        publish(TunedLens.untrained(n_state, wide), tmp_path, w_u)
+        for which in (asked, asked | {"lens": "tuned", "beside": str(tmp_path)}):
+            with pytest.raises(ArgumentError, match="the lens is of"):
+                run(store, **which)
+    publish(TunedLens.untrained(4, d_model), tmp_path, w_u + 1)
+    with pytest.warns(UserWarning, match="made for another unembedding"):
+        run(store, **asked)
+    for gone in ("/nowhere/lens", "x/nope.safetensors"):
+        with pytest.raises(ArgumentError, match="there is no folder and no file"):
+            run(store, lens=gone)
+
+
+@pytest.mark.parametrize("positions", ["last", "column:keep"])
+def test_examples_that_are_stored_in_part_are_not_replayed(tmp_path, positions):
+    """What their tokens look at is not there; what needs no replay is done."""
+    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
+    inputs = [{"text": text, "keep": [len(text.split()) - 1]} for text in texts(30) if " " in text]
+    store = residuum.capture(
+        tmp_path / "model",
+        pa.Table.from_pylist(inputs),
+        tmp_path / "run",
+        sites=["resid_pre", "resid_final"],
+        device="cpu",
+        positions=positions,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = run(store, steps=2)
+    skipped = {row["experiment"]: row["reason"] for row in result["skipped"].to_pylist()}
+    for part in ("causal_basis", "alignment", "ablation"):
+        assert "capture with positions='all'" in skipped[part]
+    assert result["quality"].num_rows == 8
+    with pytest.raises(SelectionError, match="1 of the"):
+        run(store, lens="tuned", experiments=["ablation"])

@@ -137,11 +137,33 @@ def test_what_a_query_lacks(lens_and_store):
             "clean is not among row",
         ),
         ("SELECT row, 1 AS clean FROM tokens", ArgumentError, "clean is not among row"),
-        ("SELECT row, row < 0 AS clean FROM tokens", InputError, "0 clean"),
+        ("SELECT row, row < 0 AS clean FROM tokens", InputError, "0 examples with clean"),
         (
             "SELECT row, row % 2 = 0 AS clean, [row] AS candidates FROM tokens",
             ArgumentError,
             "the same tokens for all rows",
+        ),
+        (
+            "SELECT row, row % 2 = 0 AS clean, [1, 9999] AS candidates FROM tokens",
+            ArgumentError,
+            "token ids from 0 to",
+        ),
+        (
+            "SELECT row, true AS clean, []::INT[] AS candidates FROM tokens",
+            ArgumentError,
+            "one at least",
+        ),
+        (
+            "SELECT row, true AS clean, 'w3' AS candidates FROM tokens",
+            ArgumentError,
+            "a list of token ids",
+        ),
+        ("SELECT row, NULL::BOOLEAN AS clean FROM tokens", ArgumentError, "null as clean"),
+        ("SELECT 99999 AS row, true AS clean", InputError, "1 rows, none of which"),
+        (
+            "SELECT row, true AS clean FROM tokens UNION ALL SELECT row, false FROM tokens",
+            ArgumentError,
+            "that it is clean and that it is not",
         ),
         (None, InputError, "do not say which are odd: give a query"),
     ):
@@ -177,3 +199,12 @@ def test_without_scikit_learn_the_part_is_left_out(lens_and_store, monkeypatch):
     )
     assert isinstance(result["skipped"], pa.Table)
     assert "residuum[detect]" in result["skipped"].to_pylist()[0]["reason"]
+
+
+def test_examples_are_split_not_their_rows(lens_and_store):
+    """All tokens of an example are learnt from or asked about together."""
+    query = "SELECT row, n_token > 4 AS clean FROM examples JOIN tokens USING (example)"
+    found = asked(lens_and_store, anomalies=query)
+    of_last = asked(lens_and_store)
+    for name in ("n_train", "n_test"):
+        assert found[name].to_pylist() == of_last[name].to_pylist()

@@ -99,6 +99,7 @@ class Evil:
         return (Path.touch, (Path("evil"),))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")  # torch looks at one before we refuse it
 def test_damaged_and_dangerous_checkpoints_are_refused(lens, tmp_path):
     publish(lens, tmp_path)
     good = (tmp_path / "params.pt").read_bytes()
@@ -119,6 +120,31 @@ def test_damaged_and_dangerous_checkpoints_are_refused(lens, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ModelError, match=says):
             published(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    params = torch.load(tmp_path / "params.pt")
+    weight = params["1.weight"]
+    for change, says in (
+        ({"1.weight": weight.to_sparse()}, "'1.weight' is no dense tensor of real numbers"),
+        ({"1.weight": weight.to(torch.complex64)}, "'1.weight' is no dense tensor"),
+        ({"1.weight": 3}, "'1.weight' is no dense tensor"),
+        ({"1.weight": weight * torch.nan}, "'1.weight' has NaN or infinity"),
+        ({"1.bias": None}, "'1.bias' is no dense tensor"),
+    ):
+        torch.save(params | change, tmp_path / "params.pt")
+        with pytest.raises(ModelError, match=says):
+            published(tmp_path)
+    torch.save({k: v for k, v in params.items() if k != "1.bias"}, tmp_path / "params.pt")
+    with pytest.raises(ModelError, match="no translator of state 1"):
+        published(tmp_path)  # its config says that there are biases
+    torch.save({k: torch.nn.Parameter(v) for k, v in params.items()}, tmp_path / "params.pt")
+    same(published(tmp_path), lens)
+    for content in (b"", b"hello"):
+        (tmp_path / "params.pt").write_bytes(content)
+        with pytest.raises(ModelError, match="it is damaged, or holds other objects"):
+            published(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": -1}))
+    with pytest.raises(ModelError, match="says d_model 35 and num_hidden_layers -1"):
+        published(tmp_path)
     (tmp_path / "params.pt").unlink()
     with pytest.raises(ModelError, match=r"it has no params\.pt"):
         published(tmp_path)

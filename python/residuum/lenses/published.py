@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 
 CONFIG, PARAMS = "config.json", "params.pt"
 _LINEAR = "linear_tuned_lens"
+_NAMES = re.compile(r"[0-9]+\.(weight|bias)")
+_DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""What torch raises of a file that is no pickle of tensors."""
 
 
 def published(folder: str | os.PathLike[str]) -> TunedLens:
@@ -45,11 +58,17 @@ def published(folder: str | os.PathLike[str]) -> TunedLens:
     except (ValueError, TypeError, KeyError) as error:
         message = f"{folder / CONFIG} does not say d_model and num_hidden_layers: {error!r}"
         raise ModelError(message) from error
+    if d_model < 1 or n_layer < 1:
+        message = f"{folder / CONFIG} says d_model {d_model} and num_hidden_layers {n_layer}"
+        raise ModelError(message)
     kind = config.get("lens_type", _LINEAR)
     if kind != _LINEAR:
         message = f"{folder} is a lens of type {kind!r}; only {_LINEAR!r} is known"
         raise ModelError(message)
     tensors = _read(folder / PARAMS)
+    if config.get("bias") is False or "bias" not in config:
+        for state in range(n_layer):
+            tensors.setdefault(f"{state}.bias", np.zeros(d_model, np.float32))
     translators = {i: _translator(folder, tensors, i, d_model) for i in range(n_layer)}
     about = {
         "model": config.get("base_model_name_or_path"),
@@ -76,20 +95,39 @@ def _read(path: Path) -> dict[str, Any]:
     torch = _torch()
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        message = f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}"
+    except _DAMAGED as error:
+        # What torch says is left out: it advises to run the code that the file may hold.
+        message = f"{path} cannot be read as tensors alone: it is damaged, or holds other objects"
         raise ModelError(message) from error
     if not isinstance(tensors, dict):
         message = f"{path} holds {type(tensors).__name__}, not a dict of tensors"
         raise ModelError(message)
-    return {name: x.float().numpy() for name, x in tensors.items() if torch.is_tensor(x)}
+    parts = {name: x for name, x in tensors.items() if _NAMES.fullmatch(str(name))}
+    return {name: _numbers(path, name, x, torch) for name, x in parts.items()}
+
+
+def _numbers(path: Path, name: str, x: Any, torch: ModuleType) -> Any:  # noqa: ANN401
+    """A tensor as float32.
+
+    Raises:
+        ModelError: it is none, or of numbers that are not real and finite.
+    """
+    dense = torch.is_tensor(x) and x.layout == torch.strided and x.device.type == "cpu"
+    if not dense or not x.is_floating_point():
+        message = f"{path}: {name!r} is no dense tensor of real numbers"
+        raise ModelError(message)
+    values = x.detach().float().numpy()
+    if not np.isfinite(values).all():
+        message = f"{path}: {name!r} has NaN or infinity, so that the lens says nothing"
+        raise ModelError(message)
+    return values
 
 
 def _translator(folder: Path, tensors: Mapping[str, Any], state: int, d_model: int) -> Translator:
-    weight = tensors.get(f"{state}.weight")
-    bias = tensors.get(f"{state}.bias", np.zeros(d_model, np.float32))
-    shapes = (None if weight is None else weight.shape, bias.shape)
-    if weight is None or shapes != ((d_model, d_model), (d_model,)):
+    weight: Any = tensors.get(f"{state}.weight")
+    bias: Any = tensors.get(f"{state}.bias")
+    shapes = tuple(None if x is None else x.shape for x in (weight, bias))
+    if shapes != ((d_model, d_model), (d_model,)):
         message = (
             f"{folder / PARAMS} has no translator of state {state} that is {d_model} wide, as "
             f"{CONFIG} says: weight and bias are {shapes[0]} and {shapes[1]}"

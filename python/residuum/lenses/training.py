@@ -101,7 +101,7 @@ def train(
         StoreError: the model has no unembedding, or numbers that are not finite.
         ArgumentError: settings that mean nothing, or too few examples.
     """
-    recipe = recipe or Recipe()
+    recipe = _a_recipe(recipe or Recipe())
     of = readout(store, analysis="tuned_lens")
     lessons = _Lessons(store, states, recipe, parse_memory(memory, least=1))
     examples, judged = split(stored_examples(store), held_out, recipe.seed)
@@ -141,6 +141,18 @@ def train(
     }
     lens = TunedLens(translators, lessons.of.n_state, about)
     return Trained(lens, run.table(), examples, judged)
+
+
+def _a_recipe(value: object) -> Recipe:
+    """Refuse what is no recipe.
+
+    Raises:
+        ArgumentError: it is something else, such as the name of an optimizer.
+    """
+    if not isinstance(value, Recipe):
+        message = f"a recipe is residuum.lenses.Recipe(...), not {value!r}"
+        raise ArgumentError(message)
+    return value
 
 
 def _kit(executor: str, device: str, precision: str, of: Any) -> Kit:  # noqa: ANN401

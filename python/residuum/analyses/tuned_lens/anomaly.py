@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 DRAWS = 100
-"""Of items in each split, for an interval."""
+"""Of examples in each split, for an interval."""
 TOP = 5
 """Log-probabilities of a layer that are features, where no candidates are named."""
 LEAST = 10
-"""Clean items of a task."""
+"""Clean examples of a task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,10 @@ def tasks(study: Study) -> Iterator[Task]:
         )
         raise InputError(message)
     for task in made:
-        if len(task.clean) < LEAST or not len(task.odd):
+        clean, odd = (len(_by_example(study, rows)) for rows in (task.clean, task.odd))
+        if clean < LEAST or not odd:
             message = (
-                f"{task.name} has {len(task.clean)} clean and {len(task.odd)} odd items among what "
+                f"{task.name} has {clean} examples with clean and {odd} with odd rows among what "
                 f"the lens was not trained on: there have to be {LEAST} and 1"
             )
             raise InputError(message)
@@ -109,7 +110,40 @@ def _unseen(study: Study, rows: Rows) -> Rows:
 
 
 def _asked(study: Study, query: str) -> Iterator[Task]:
+    """The tasks of a query's rows, as far as the lens was not trained on them.
+
+    Raises:
+        ArgumentError: columns that are missing, or mean nothing.
+        InputError: no rows that are judged.
+    """
     table = study.store.sql(query).to_arrow_table()
+    _check_columns(table)
+    row = table["row"].to_numpy().astype(np.int64)
+    candidates = _candidates(study, table)
+    there = np.isin(row, study.judged)
+    if not there.any():
+        message = (
+            f"anomalies gives {len(row)} rows, none of which is of an example that the lens is "
+            f"judged by, as it was not trained on it; {study.store.path} has "
+            f"{len(study.judged)} such rows"
+        )
+        raise InputError(message)
+    clean = table["clean"].to_numpy()
+    names = np.array(["all"] * len(row), object)
+    if "task" in table.column_names:
+        names = np.array([str(one) for one in table["task"].to_pylist()], object)
+    for name in dict.fromkeys(names[there]):
+        mine = there & (names == name)
+        # Repeated inputs share their rows, so that a join names these more than once.
+        usual, odd = np.unique(row[mine & clean]), np.unique(row[mine & ~clean])
+        both = np.intersect1d(usual, odd)
+        if len(both):
+            message = f"anomalies says of row {both[0]} that it is clean and that it is not"
+            raise ArgumentError(message)
+        yield Task(name, usual, odd, candidates)
+
+
+def _check_columns(table: pa.Table) -> None:
     types = {"row": pa.types.is_integer, "clean": pa.types.is_boolean}
     for name, fits in types.items():
         if name not in table.column_names or not fits(table.schema.field(name).type):
@@ -119,20 +153,29 @@ def _asked(study: Study, query: str) -> Iterator[Task]:
                 f"{', '.join(f'{f.name} {f.type}' for f in table.schema)}"
             )
             raise ArgumentError(message)
-    table = table.filter(pa.array(np.isin(table["row"].to_numpy(), study.judged)))
-    has_task = "task" in table.column_names
-    names = [str(one) for one in table["task"].to_pylist()] if has_task else ["all"] * len(table)
-    named = None
-    if "candidates" in table.column_names:
-        named = {tuple(one) for one in table["candidates"].to_pylist()}
-        if len(named) != 1:
-            message = f"the candidates are the same tokens for all rows, not {len(named)} lists"
+        if table[name].null_count:
+            message = f"anomalies gives null as {name} of {table[name].null_count} rows"
             raise ArgumentError(message)
-    row, clean = table["row"].to_numpy().astype(np.int64), table["clean"].to_numpy()
-    for name in dict.fromkeys(names):
-        mine = np.array([one == name for one in names])
-        candidates = None if named is None else np.array(next(iter(named)), np.int64)
-        yield Task(name, row[mine & clean], row[mine & ~clean], candidates)
+
+
+def _candidates(study: Study, table: pa.Table) -> Rows | None:
+    """The tokens whose log-probabilities are features."""
+    if "candidates" not in table.column_names:
+        return None
+    kind = table.schema.field("candidates").type
+    if not pa.types.is_list(kind) or not pa.types.is_integer(kind.value_type):
+        message = f"candidates are a list of token ids, such as [7, 12], not {kind}"
+        raise ArgumentError(message)
+    lists = {None if one is None else tuple(one) for one in table["candidates"].to_pylist()}
+    if len(lists) != 1:
+        message = f"the candidates are the same tokens for all rows, not {len(lists)} lists"
+        raise ArgumentError(message)
+    (ids,) = lists
+    d_vocab = study.readout.d_vocab
+    if not ids or not all(one is not None and 0 <= one < d_vocab for one in ids):
+        message = f"candidates are token ids from 0 to {d_vocab - 1}, one at least, not {ids}"
+        raise ArgumentError(message)
+    return np.array(ids, np.int64)
 
 
 def trajectories(
@@ -158,24 +201,28 @@ def trajectories(
 def _detected(
     study: Study, task: Task, lens: str | None, detector: str, x: Doubles
 ) -> Iterator[dict[str, Any]]:
-    """Of odd items, and of clean ones that were not learnt from: half against half."""
-    of, n_clean = study.params, len(task.clean)
-    n_train = max(2, round(of.train_share * n_clean))
+    """Of odd items, and of clean ones that were not learnt from: half against half.
+
+    Examples, not rows, are split and drawn: the tokens of one are alike.
+    """
+    of = study.params
+    clean, odd = (_by_example(study, rows) for rows in (task.clean, task.odd))
+    far = [len(task.clean) + one for one in odd]
+    n_train = max(2, round(of.train_share * len(clean)))
     found: dict[str, list[tuple[float, Doubles]]] = {"odd": [], "clean": []}
     for split in range(of.splits):
         rng = np.random.default_rng([of.seed, split])
-        order = rng.permutation(n_clean)
-        train, test = order[:n_train], order[n_train:]
-        asked = np.concatenate([test, np.arange(n_clean, len(x))])
-        odd = scores(detector, x[train], x[asked], neighbours=of.neighbours, seed=split)
-        clean, far = odd[: len(test)], odd[len(test) :]
+        order = rng.permutation(len(clean))
+        train, test = ([clean[i] for i in some] for some in (order[:n_train], order[n_train:]))
+        learnt = x[np.concatenate(train)]
+        oddness = scores(detector, learnt, x, neighbours=of.neighbours, seed=split)
         half = len(test) // 2
-        found["odd"].append(_interval(clean, far, rng))
-        found["clean"].append(_interval(clean[:half], clean[half:], rng))
+        found["odd"].append(_interval(oddness, test, far, rng))
+        found["clean"].append(_interval(oddness, test[:half], test[half:], rng))
     for against, each in found.items():
         draws = np.concatenate([drawn for _, drawn in each])
         lo, hi = np.percentile(draws, [2.5, 97.5])
-        n_test = n_clean - n_train
+        n_test = len(clean) - n_train
         yield {
             "model": study.model,
             "task": task.name,
@@ -187,11 +234,24 @@ def _detected(
             "auroc_hi": float(hi),
             "n_splits": of.splits,
             "n_train": n_train,
-            "n_test": n_test + len(task.odd) if against == "odd" else n_test,
+            "n_test": n_test + len(odd) if against == "odd" else n_test,
         }
 
 
-def _interval(clean: Doubles, odd: Doubles, rng: np.random.Generator) -> tuple[float, Doubles]:
-    """AUROC, and that of draws of the items with replacement."""
-    draws = [auroc(rng.choice(clean, len(clean)), rng.choice(odd, len(odd))) for _ in range(DRAWS)]
-    return auroc(clean, odd), np.array(draws)
+def _by_example(study: Study, rows: Rows) -> list[Rows]:
+    """Places of the rows of each example."""
+    _, owner = np.unique(study.tokens.example[rows], return_inverse=True)
+    return [np.flatnonzero(owner == one) for one in range(int(owner.max(initial=-1)) + 1)]
+
+
+def _interval(
+    oddness: Doubles, clean: list[Rows], odd: list[Rows], rng: np.random.Generator
+) -> tuple[float, Doubles]:
+    """AUROC, and that of draws of the examples with replacement."""
+
+    def drawn(of: list[Rows]) -> Doubles:
+        some = [of[i] for i in rng.integers(len(of), size=len(of))]
+        return np.asarray(oddness[np.concatenate(some)])
+
+    draws = [auroc(drawn(clean), drawn(odd)) for _ in range(DRAWS)]
+    return auroc(*(oddness[np.concatenate(of)] for of in (clean, odd))), np.array(draws)

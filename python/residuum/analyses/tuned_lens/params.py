@@ -81,8 +81,8 @@ class Params:
         "query with columns row, clean (true or false) and, if wanted, task, candidates (token "
         "ids); none asks whether demonstrations are true",
     )
-    train_share: float = param(0.6, "of clean items, which detectors learn from")
-    splits: int = param(10, "random splits of clean items", least=1)
+    train_share: float = param(0.6, "of examples with clean rows, which detectors learn from")
+    splits: int = param(10, "random splits of these examples", least=1)
     neighbours: int = param(20, "of the local outlier factor", least=1)
     fingerprint: str | None = param(
         None, "of lenses that are there, filled in so that a result is known by their content"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> float | None:
     """Correlation of ranks, equal values sharing theirs; None where one does not vary."""
+    if not len(x):
+        return None
     x, y = (ranks(values) for values in (x, y))
     x, y = x - x.mean(), y - y.mean()
     size = float(np.sqrt((x * x).sum() * (y * y).sum()))

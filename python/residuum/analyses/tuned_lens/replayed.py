@@ -33,11 +33,17 @@ class Replayed:
     """The first of the examples that are judged, under changes of the model's own pass."""
 
     def __init__(self, study: Study) -> None:
-        """Choose the examples."""
+        """Choose the examples.
+
+        Raises:
+            SelectionError: one that not all tokens of are stored: it cannot be replayed.
+        """
         self.study = study
         every = stored_examples(study.store)
         judged = np.flatnonzero(np.isin(every.first, study.judged))
         self.examples: Examples = every.taken(judged[: study.params.basis_examples])
+        for first in self.examples.first:
+            study.replay.resolver.example(first[None])
         self.rows: Rows = self.examples.rows()
         ends = np.cumsum(self.examples.n)
         spans = zip(ends - self.examples.n, ends, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from residuum.analyses.tuned_lens.quality import Quality
 from residuum.errors import ArgumentError
 from residuum.lenses import TunedLens, published, save, stored, train
 from residuum.lenses.examples import content, split, stored_examples
+from residuum.lenses.published import unembed_hash
 from residuum.lenses.removal import others
 from residuum.lenses.states import States
 from residuum.lenses.stored import path_of, read, refuse_other
@@ -88,12 +90,28 @@ def _refuse_to_replace(store: Store, params: Params) -> None:
 def _found(store: Store, lens: str) -> TunedLens:
     path = Path(lens)
     if path.is_dir():
-        return published(lens)
-    if path.suffix == END and path.is_file():
+        found = published(lens)
+        _warn_of_another(store, found)
+    elif path.suffix == END and path.is_file():
         found = read(path)
-        refuse_other(store, found)
-        return found
-    return stored(store, lens)
+    elif len(path.parts) > 1:
+        message = f"there is no folder and no file {path} that a lens could be read from"
+        raise ArgumentError(message)
+    else:
+        return stored(store, lens)
+    refuse_other(store, found)
+    return found
+
+
+def _warn_of_another(store: Store, lens: TunedLens) -> None:
+    """A checkpoint knows its model's unembedding by a hash, which is a hint and no more."""
+    known, w_u = lens.about.get("unembed_hash"), store.weights.get("W_U")
+    if known is not None and w_u is not None and known != unembed_hash(w_u):
+        message = (
+            f"{lens.about['checkpoint']} was made for another unembedding than that of "
+            f"{store.path}: it says that its model is {lens.about.get('model')}"
+        )
+        warnings.warn(message, stacklevel=2)
 
 
 def _called(lens: str) -> str:
