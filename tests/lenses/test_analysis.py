@@ -20,7 +20,7 @@ from residuum.analyses.tuned_lens.depth import settles
 from residuum.analyses.tuned_lens.quality import divergence
 from residuum.analyses.tuned_lens.ranks import spearman
 from residuum.errors import ArgumentError, ModelError, SelectionError, StoreError
-from residuum.lenses import TunedLens, names, publish, published, save, stored
+from residuum.lenses import TunedLens, causal_basis, names, publish, published, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
 from residuum.replay import Add, Patch, ProjectOut
@@ -404,5 +404,23 @@ def test_examples_that_are_stored_in_part_are_not_replayed(tmp_path, positions):
     for part in ("causal_basis", "alignment", "ablation"):
         assert "capture with positions='all'" in skipped[part]
     assert result["quality"].num_rows == 8
+    assert result["quality"]["ce_nats"].null_count == 8  # no token that comes next is stored
     with pytest.raises(SelectionError, match="1 of the"):
         run(store, lens="tuned", experiments=["ablation"])
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_numbers_that_are_none_are_named(store, result, monkeypatch):
+    read, row = States.read, int(judged(store)[0])
+
+    def broken(self, state, rows):
+        values = read(self, state, rows).copy()
+        values[np.arange(self.store.n_row)[rows] == row] = np.nan if state == 1 else 0
+        return values
+
+    monkeypatch.setattr(States, "read", broken)
+    for part in ("quality", "depth", "trajectory", "transfer", "causal_basis", "ablation"):
+        with pytest.raises(StoreError, match=f"row {row} of state 1 in .* is not finite"):
+            run(store, lens="tuned", experiments=[part], seed=1)
+    with pytest.raises(StoreError, match=f"row {row} of state 1"):
+        causal_basis(store, None, 1)

@@ -129,7 +129,7 @@ def causal_basis(
 
     Raises:
         SiteError: the store does not hold the state.
-        StoreError: the model has no unembedding.
+        StoreError: the model has no unembedding, or a number of the state is none.
         ArgumentError: more directions than the stream has, or settings that mean nothing.
     """
     of, states = readout(store, analysis="causal_basis"), States(store, analysis="causal_basis")
@@ -138,7 +138,7 @@ def causal_basis(
     if not 0 < n <= d_model:
         message = f"a basis of {n} directions: the stream has 1 to {d_model}"
         raise ArgumentError(message)
-    h = states.read(state, slice(None) if rows is None else np.asarray(rows))
+    h = states.finite(state, slice(None) if rows is None else np.asarray(rows))
     energy = Energy(of, lens, state, h, instead(h, removal, seed))
     return extracted(energy, n, evaluations=evaluations, tolerance=tolerance)
 

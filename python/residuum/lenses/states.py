@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from residuum.errors import SiteError
+from residuum.errors import SiteError, StoreError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,3 +77,21 @@ class States:
         """
         site, layer = self.require(state)
         return np.asarray(self.store[site].read(rows=rows, layers=layer), np.float32)
+
+    def finite(self, state: int, rows: Rows) -> Floats:
+        """The same, refused where a number is none.
+
+        Raises:
+            SiteError: it was not captured.
+            StoreError: NaN or infinity.
+        """
+        values = self.read(state, rows)
+        bad = ~np.isfinite(values).all(1)
+        if bad.any():
+            at = np.arange(self.store.rows["token"])[rows][bad][0]
+            message = (
+                f"row {at} of state {state} in {self.store.path} is not finite: capture it anew "
+                "(bfloat16 reaches further than float16)"
+            )
+            raise StoreError(message)
+        return values

@@ -307,13 +307,7 @@ class _Run:
         state = self.lessons.trained[int(np.flatnonzero(~np.isfinite(losses))[0])]
         last = self.lessons.of.n_state - 1
         for at in (state, last):
-            bad = ~np.isfinite(self.lessons.of.read(at, np.sort(rows))).all(1)
-            if bad.any():
-                message = (
-                    f"row {np.sort(rows)[bad][0]} of state {at} in {self.lessons.store.path} is "
-                    "not finite: capture it anew (bfloat16 reaches further than float16)"
-                )
-                raise StoreError(message)
+            self.lessons.of.finite(at, np.sort(rows))
         message = (
             f"the loss of state {state} is not finite at step {self.step}: give a smaller "
             f"rate_scale than {self.recipe.rate_scale}"

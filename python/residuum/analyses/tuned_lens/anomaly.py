@@ -61,7 +61,7 @@ def anomaly(study: Study) -> Iterator[dict[str, Any]]:
             name: trajectories(study, lens, items, task.candidates)
             for name, lens in study.names.items()
         }
-        raw = study.states.read(study.states.n_state - 1, items).astype(np.float64)
+        raw = study.states.finite(study.states.n_state - 1, items).astype(np.float64)
         cases = [(lens, detector, x) for lens, x in by_lens.items() for detector in (LOF, FOREST)]
         for lens, detector, x in [*cases, (None, DISTANCE, raw)]:
             yield from _detected(study, task, lens, detector, x)
@@ -188,7 +188,7 @@ def trajectories(
     parts = []
     for layer in study.layers:
         at = None if layer == study.layers[-1] else lens
-        normed = study.normed(at, layer, study.states.read(layer, rows))
+        normed = study.normed(at, layer, study.states.finite(layer, rows))
         found = study.readout.statistics(normed, normed, study.tokens.target_id[rows], TOP)
         values = found.top_logprobs.astype(np.float64)
         if candidates is not None:

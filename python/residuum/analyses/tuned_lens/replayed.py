@@ -61,7 +61,7 @@ class Replayed:
 
     def states(self, layer: int) -> Floats:
         """The states of all rows, `[row, d_model]`."""
-        return self.study.states.read(layer, self.rows)
+        return self.study.states.finite(layer, self.rows)
 
     def streams(self, changes: Sequence[Change]) -> Iterator[Floats]:
         """What leaves the last block under each change, normed, `[row, d_model]`."""

@@ -247,7 +247,7 @@ class Study:
 
     def final(self, rows: Rows) -> Floats:
         """What left the last block, normed."""
-        return self.readout.norm.apply(self.states.read(self.states.n_state - 1, rows))
+        return self.readout.norm.apply(self.states.finite(self.states.n_state - 1, rows))
 
     def normed(self, lens: TunedLens | None, layer: int, states: Floats) -> Floats:
         """States through a lens, ready for the unembedding."""
@@ -300,7 +300,7 @@ class Study:
         put = iter(x)
         whose = rows if self.partner is None else self.partner[np.searchsorted(self.judged, rows)]
         for layer in layers:
-            states = self.states.read(layer, whose)
+            states = self.states.finite(layer, whose)
             for lens in self.names.values():
                 next(put)[...] = self.normed(lens, layer, states)
         found = self.readout.judge(x, x[-1], self.tokens.target_id[rows])

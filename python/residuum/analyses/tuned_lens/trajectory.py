@@ -33,7 +33,7 @@ def trajectory(study: Study) -> pa.Table | list[dict[str, object]]:
         final = study.final(block)
         before: dict[str, Floats] = {}
         for layer in study.layers:
-            states = study.states.read(layer, block)
+            states = study.states.finite(layer, block)
             for name, lens in study.names.items():
                 normed = study.normed(lens, layer, states)
                 seen = study.statistics(normed, final, block)

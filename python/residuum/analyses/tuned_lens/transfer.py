@@ -30,7 +30,7 @@ def transfer(study: Study) -> Iterator[dict[str, Any]]:
         has = study.tokens.target_id[rows] != NO_TOKEN
         n, n_target = n + len(rows), n_target + int(has.sum())
         for j, at in enumerate(layers):
-            states = study.states.read(at, rows)
+            states = study.states.finite(at, rows)
             for i, translator in enumerate(layers):
                 normed = study.normed(study.lens, translator, states)
                 seen = study.statistics(normed, final, rows)
