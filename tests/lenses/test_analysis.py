@@ -322,6 +322,42 @@ def test_alignment_is_by_lens_and_weights(result):
     assert pc.mean(last.filter(pc.field("kind") == "basis")["alignment"]).as_py() > 0.3
 
 
+def test_alignment_is_the_cosine_of_both_responses(store, result):
+    """Of the definition in float64, for the first direction of a layer; mean of examples' means."""
+    of, states = readout(store, analysis="test"), States(store, analysis="test")
+    lens, layer, examples = stored(store, "tuned"), 1, replayed_examples(store)
+    rows = np.concatenate([np.arange(first, first + n) for first, n in examples])
+    (basis,) = [
+        row["vector"]
+        for row in result["causal_basis"].to_pylist()
+        if (row["layer"], row["kind"], row["rank"]) == (layer, "basis", 0)
+    ]
+    v, h = np.array(basis), states.read(layer, rows)
+    mean, replay = h.mean(0), residuum.replay(store)
+    said = np.exp(believed(store, None, 3, rows)).sum(0)
+    weights = {"uniform": np.full(len(said), 1 / len(said)), "marginal": said / said.sum()}
+    found = {name: [] for name in weights}
+    for first, n in examples:
+        mine = np.arange(first, first + n)
+        site = {"site": "resid_pre", "rows": mine, "layers": layer}
+        patches = [Patch(**site, value=ProjectOut(v)), Patch(**site, value=Add(v * (mean @ v)))]
+        (after,) = replay.run([patches])
+        model = scipy.special.log_softmax(after["logits"].astype(np.float64), -1)
+        model -= believed(store, None, 3, mine)
+        before = states.read(layer, mine)
+        without = (before + (mean - before) @ np.outer(v, v)).astype(np.float32)
+        own = log_softmax(of, of.norm.apply(lens.translated(layer, without)))
+        own -= believed(store, lens, layer, mine)
+        for name, weight in weights.items():
+            a, b = (x - (x @ weight)[:, None] for x in (own, model))
+            cosine = (a * b) @ weight / np.sqrt((a * a) @ weight * ((b * b) @ weight))
+            found[name].append(cosine.mean())
+    for row in result["alignment"].to_pylist():
+        at = (row["layer"], row["lens"], row["kind"], row["rank"])
+        if at == (layer, "tuned", "basis", 0):
+            assert row["alignment"] == pytest.approx(np.mean(found[row["weights"]]), abs=2e-3)
+
+
 def test_a_second_lens_is_judged_beside(store, result, tmp_path):
     save(store, TunedLens.untrained(4, store.model["d_model"]), "plain")
     file = store.path / "lenses" / "plain.safetensors"

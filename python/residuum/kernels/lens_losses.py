@@ -83,6 +83,11 @@ class Judged:
     target_logprob: Floats
     marginal: NDArray[np.float64]
 
+    def at(self, layer: int) -> "Judged":
+        """Of one layer, without that axis."""
+        each = (self.kl, self.entropy, self.top_id, self.target_logprob, self.marginal)
+        return Judged(*(values[layer] for values in each))
+
 
 def lens_judge(
     x: ArrayLike,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -38,27 +38,43 @@ class Alignment:
         said = study.readout.judge(final[None], final, targets).marginal[0]
         self.weights = {"uniform": np.full(len(said), 1 / len(said)), "marginal": said / said.sum()}
 
-    def of(self, before: Floats, after: Floats, stream: Floats) -> Iterator[dict[str, Any]]:
-        """A lens' normed rows before and after, and the model's after: by kind of weights."""
-        unembed = self.study.readout.unembed
-        alike = {name: np.empty(self.replayed.n) for name in self.weights}
+    def of(
+        self, moved: Mapping[str, tuple[Floats, Floats]], stream: Floats
+    ) -> Iterator[dict[str, Any]]:
+        """By lens and kind of weights.
+
+        Args:
+            moved: normed rows of each lens, before and after.
+            stream: those of the model, after.
+        """
+        alike = {(lens, name): np.empty(self.replayed.n) for lens in moved for name in self.weights}
         step = max(1, LOGITS // self.study.readout.d_vocab)
         for at in range(0, self.replayed.n, step):
             some = slice(at, at + step)
-            lens = unembed(after[some]) - unembed(before[some])
-            model = unembed(stream[some]) - unembed(self.replayed.final[some])
-            for name, weights in self.weights.items():
-                alike[name][some] = similarity(lens, model, weights)
-        for name, values in alike.items():
+            model = self.response(self.replayed.final[some], stream[some])
+            for lens, (before, after) in moved.items():
+                own = self.response(before[some], after[some])
+                for name, weights in self.weights.items():
+                    alike[lens, name][some] = similarity(own, model, weights)
+        for (lens, name), values in alike.items():
             each = np.array([values[place].mean() for place in self.replayed.places])
             error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else None
             yield {
+                "lens": lens,
                 "weights": name,
                 "alignment": float(each.mean()),
                 "error": error,
                 "n_tokens": len(values),
                 "n_examples": len(each),
             }
+
+    def response(self, before: Floats, after: Floats) -> Floats:
+        """How the logits of normed rows change, `[row, token]`."""
+        of = self.study.readout
+        if of.logit_softcap is not None:
+            return np.asarray(of.unembed(after) - of.unembed(before))
+        # Logits are linear but for the cap: one product says as much as two.
+        return np.asarray((after - before) @ of.w_u * np.float32(of.logit_scale))
 
 
 def similarity(a: NDArray[Any], b: NDArray[Any], weights: Doubles) -> Doubles:

@@ -120,17 +120,21 @@ class Causal:
     ) -> Iterator[Mapping[str, Any]]:
         h = self.replayed.states(of.layer)
         without = removed(h, of.vectors[number], of.put)
-        for name, lens in self.study.names.items():
-            before, after = (self.study.normed(lens, of.layer, x) for x in (h, without))
-            for found in aligning.of(before, after, stream):
-                yield {
-                    "model": self.study.model,
-                    "lens": name,
-                    "layer": of.layer,
-                    "kind": of.kinds[number],
-                    "rank": of.ranks[number],
-                    **found,
-                }
+        moved = {
+            name: (
+                self.study.normed(lens, of.layer, h),
+                self.study.normed(lens, of.layer, without),
+            )
+            for name, lens in self.study.names.items()
+        }
+        for found in aligning.of(moved, stream):
+            yield {
+                "model": self.study.model,
+                "layer": of.layer,
+                "kind": of.kinds[number],
+                "rank": of.ranks[number],
+                **found,
+            }
 
 
 def fidelity(study: Study, basis: pa.Table) -> Iterable[dict[str, Any]]:

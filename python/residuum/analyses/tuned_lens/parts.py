@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from residuum.analyses.skipped import MISSING
@@ -31,22 +32,16 @@ class _Parts:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._replayed: Replayed | None = None
-        self._causal: Causal | None = None
 
-    @property
+    @cached_property
     def replayed(self) -> Replayed:
         """The examples that are replayed."""
-        if self._replayed is None:
-            self._replayed = Replayed(self.study)
-        return self._replayed
+        return Replayed(self.study)
 
-    @property
+    @cached_property
     def causal(self) -> Causal:
         """Bases and alignment, which share replays."""
-        if self._causal is None:
-            self._causal = Causal(self.study, self.replayed)
-        return self._causal
+        return Causal(self.study, self.replayed)
 
     def made(self) -> dict[str, Callable[[], Rows]]:
         """How each part is made."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from residuum.analyses.tuned_lens.study import Block, Seen, Study
+    from residuum.analyses.tuned_lens.study import Block, Study
+    from residuum.kernels import Judged
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Sums:
         default_factory=lambda: dict.fromkeys(("kl", "entropy", "ce", "agree"), 0.0)
     )
 
-    def add(self, seen: Seen, own: NDArray[np.uint32], has: NDArray[np.bool_]) -> None:
+    def add(self, seen: Judged, own: NDArray[np.uint32], has: NDArray[np.bool_]) -> None:
         """Take in a block; `own` are the model's top tokens, `has` whether there is a target."""
         self.marginal += seen.marginal
         self.n += len(own)

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from residuum.analyses.rows import TokenRows
     from residuum.analyses.tuned_lens.params import Params
-    from residuum.kernels import LensStats
+    from residuum.kernels import Judged, LensStats
     from residuum.replay.engine import Replay
     from residuum.store import Store
 
@@ -119,16 +119,6 @@ def _called(lens: str) -> str:
     return Path(lens).name.removesuffix(END)
 
 
-class Seen(NamedTuple):
-    """What one lens makes of rows at one layer; see `kernels.Judged`."""
-
-    kl: Floats
-    entropy: Floats
-    top_id: NDArray[np.uint32]
-    target_logprob: Floats
-    marginal: NDArray[np.float64]
-
-
 @dataclass(frozen=True, eq=False)
 class Block:
     """Some rows as every lens sees them.
@@ -140,8 +130,8 @@ class Block:
     """
 
     rows: Rows
-    own: Seen
-    seen: dict[tuple[str, int], Seen]
+    own: Judged
+    seen: dict[tuple[str, int], Judged]
 
 
 PASSING: dict[str, type[Quality | Depth]] = {"quality": Quality, "depth": Depth}
@@ -304,18 +294,6 @@ class Study:
             for lens in self.names.values():
                 next(put)[...] = self.normed(lens, layer, states)
         found = self.readout.judge(x, x[-1], self.tokens.target_id[rows])
-        each = [
-            Seen(*of)
-            for of in zip(
-                found.kl,
-                found.entropy,
-                found.top_id,
-                found.target_logprob,
-                found.marginal,
-                strict=True,
-            )
-        ]
-        seen = dict(zip(keys, each, strict=False))
-        return Block(
-            rows, each[-1], seen | dict.fromkeys([(n, last) for n in self.names], each[-1])
-        )
+        own = found.at(-1)
+        seen = {key: found.at(number) for number, key in enumerate(keys)}
+        return Block(rows, own, seen | dict.fromkeys([(n, last) for n in self.names], own))
