@@ -18,6 +18,7 @@ __all__ = [
     "Writer",
     "__version__",
     "attribution",
+    "image_patch_maps",
     "kmeans",
     "knn",
     "lens",
@@ -35,9 +36,12 @@ __all__ = [
     "replay_gather",
     "replay_linear",
     "replay_rotate",
+    "site_head_moments",
     "site_kmeans",
     "site_knn",
     "site_moments",
+    "subset_scores",
+    "textspan",
     "verify",
 ]
 __version__: str
@@ -305,6 +309,32 @@ def attribution(
     scale: NDArray[np.float32] | None,
     out: NDArray[np.float32],
 ) -> None: ...
+def textspan(
+    texts: NDArray[np.float32], covariance: NDArray[np.float64], n_pick: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float]: ...
+def image_patch_maps(
+    pattern: NDArray[np.float32],
+    v: NDArray[np.float32],
+    readout: NDArray[np.float32],
+    scale: NDArray[np.float32] | None,
+    out: NDArray[np.float32],
+) -> None: ...
+def site_head_moments(
+    site: SiteArray,
+    layer: int,
+    rows: NDArray[np.uint64],
+    scale: NDArray[np.float32],
+    *,
+    memory_bytes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def subset_scores(
+    logits: NDArray[np.float32],
+    lost: NDArray[np.float32],
+    labels: NDArray[np.uint32],
+    groups: NDArray[np.uint32],
+    sets: NDArray[np.uint32],
+    n_group: int,
+) -> NDArray[np.uint32]: ...
 def matmul(
     a: NDArray[np.float32],
     b: NDArray[np.float32],

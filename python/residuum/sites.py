@@ -40,6 +40,7 @@ class Site(StrEnum):
     NORM_SCALE = "norm_scale"
     LOGITS = "logits"
     POOLED = "pooled"
+    IMAGE_V = "image_v"
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ class Site(StrEnum):
     @property
     def row_space(self) -> RowSpace:
         """Whether a row is a token or a whole example."""
-        return RowSpace.EXAMPLE if self is Site.POOLED else RowSpace.TOKEN
+        return RowSpace.EXAMPLE if self in _OF_EXAMPLES else RowSpace.TOKEN
 
     @property
     def has_layers(self) -> bool:
@@ -92,4 +93,7 @@ _AXES: dict[Site, tuple[str, ...]] = {
     Site.NORM_SCALE: ("layer", "norm"),
     Site.LOGITS: ("d_vocab",),
     Site.POOLED: ("d_embed",),
+    Site.IMAGE_V: ("layer", "token", "kv_head", "d_head"),
 }
+
+_OF_EXAMPLES = frozenset({Site.POOLED, Site.IMAGE_V})

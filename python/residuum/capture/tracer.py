@@ -168,7 +168,7 @@ class Tracer:
             n_key: length of the key axis of attn_scores and pattern: the longest example's.
         """
         lengths = {**vars(self.dims), "head": self.dims.n_head, "kv_head": self.dims.n_kv_head}
-        lengths |= {"key": n_key, "norm": len(self.adapter.norms)}
+        lengths |= {"key": n_key, "norm": len(self.adapter.norms), "token": self.dims.context}
         return {site: self._shape(site, lengths) for site in self.sites}
 
     def _shape(self, site: Site, lengths: dict[str, Any]) -> SiteShape:

@@ -9,6 +9,7 @@ row's results NaN, never another row's.
     products                        matrices, and heads along directions
     clustering, neighbours          rows among rows
     covariances                     features: moments, principal components
+    image_parts                     heads and patches of a vision model, and texts that span them
     arrays                          checks that all of them share
 
 Modules are not called like the functions in them, which are this package's own names.
@@ -17,6 +18,14 @@ Modules are not called like the functions in them, which are this package's own 
 from residuum.kernels.arrays import MEMORY, Floats
 from residuum.kernels.clustering import Kmeans, kmeans, site_kmeans
 from residuum.kernels.covariances import Moments, Pca, moments, pca, site_moments
+from residuum.kernels.image_parts import (
+    HeadMoments,
+    TextBasis,
+    image_patch_maps,
+    site_head_moments,
+    subset_scores,
+    textspan,
+)
 from residuum.kernels.lens_losses import Judged, lens_gradients, lens_judge
 from residuum.kernels.lens_statistics import NO_TOKEN, LensStats, lens, site_lens
 from residuum.kernels.neighbours import Neighbours, knn, site_knn
@@ -27,6 +36,7 @@ __all__ = [
     "MEMORY",
     "NO_TOKEN",
     "Floats",
+    "HeadMoments",
     "Judged",
     "Kmeans",
     "LensStats",
@@ -34,7 +44,9 @@ __all__ = [
     "Neighbours",
     "Norm",
     "Pca",
+    "TextBasis",
     "attribution",
+    "image_patch_maps",
     "kmeans",
     "knn",
     "layer_norm",
@@ -46,8 +58,11 @@ __all__ = [
     "pca",
     "rms_norm",
     "site_attribution",
+    "site_head_moments",
     "site_kmeans",
     "site_knn",
     "site_lens",
     "site_moments",
+    "subset_scores",
+    "textspan",
 ]

@@ -15,7 +15,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 
 DEFAULT_SHARD_ROWS = 8192
 
-NEVER_INT8 = (Site.PATTERN, Site.ATTN_SCORES, Site.LOGITS, Site.NORM_SCALE)
+NEVER_INT8 = (Site.PATTERN, Site.ATTN_SCORES, Site.LOGITS, Site.NORM_SCALE, Site.IMAGE_V)
 """Sites without statistics, which hold an int8 site's scales; and what everything is divided by."""
 
 MADE_BY_EXPORT = (

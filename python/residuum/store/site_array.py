@@ -16,7 +16,7 @@ from residuum.store.selection import HEAD_AXES, Axis, Key, Picked, Selector, pic
 if TYPE_CHECKING:
     import torch  # noqa: TID251  for the type of a result; tensors.py imports it when asked
 
-_READ_AXES = ("row", "layer", *HEAD_AXES)
+_READ_AXES = ("row", "layer")
 
 
 class SiteArray:
@@ -307,12 +307,12 @@ class SiteArray:
             SiteError: a layer or head that does not exist or was not captured.
             SelectionError: another number out of range, or what cannot select.
         """
-        axes = self._axes
+        axes, heads = self._axes, self._head_axis
         chosen = dict(zip(axes, spread(key, axes), strict=True))
         read = {axis.name: chosen.pop(axis) for axis in axes if axis.name in _READ_AXES}
+        of_heads = None if heads is None else chosen.pop(heads)
         rest = [pick(selector, axis) for axis, selector in chosen.items()]
-        heads = read.get("head", read.get("kv_head"))
-        out = self.read(read["row"], read.get("layer"), heads)
+        out = self.read(read["row"], read.get("layer"), of_heads)
         # From the last axis to the first, so that a dropped axis moves no axis still to come.
         for axis, picked in reversed(list(enumerate(rest, out.ndim - len(rest)))):
             out = out[(slice(None),) * axis + (picked.key,)]
@@ -385,12 +385,18 @@ class SiteArray:
         return pick(layers, self._axes[1])
 
     def _pick_heads(self, heads: Selector) -> Picked | None:
-        axis = next((axis for axis in self._axes if axis.name in HEAD_AXES), None)
+        axis = self._head_axis
         if axis is None:
             if heads is not None:
                 self._refuse_axis("head")
             return None
         return pick(heads, axis)
+
+    @property
+    def _head_axis(self) -> Axis | None:
+        """The axis that a selection of heads is along: heads of a row, not of its tokens."""
+        first = self._axes[1 + self.has_layers]
+        return first if first.name in HEAD_AXES else None
 
     def _refuse_axis(self, name: str) -> NoReturn:
         axes = ", ".join(self.axes)

@@ -77,12 +77,16 @@ sites! {
     ResidFinal "resid_final" ["d_model"] "The last block's stream, before the final norm.";
     Logits "logits" ["d_vocab"] "After the final norm and the unembedding.";
     Pooled "pooled" ["d_embed"] "One vector per example.";
+    ImageV "image_v" ["layer", "token", "kv_head", "d_head"] "Values of all tokens of an image, which is one row.";
 }
 
 impl Site {
     /// The row space a site is stored in unless told otherwise.
     pub fn row_space(self) -> RowSpace {
-        if self == Self::Pooled { RowSpace::Example } else { RowSpace::Token }
+        match self {
+            Self::Pooled | Self::ImageV => RowSpace::Example,
+            _ => RowSpace::Token,
+        }
     }
 
     /// True if the site has a value per layer.
@@ -90,9 +94,10 @@ impl Site {
         self.axes().first() == Some(&"layer")
     }
 
-    /// True if per-chunk statistics are kept: not where features are not comparable between rows.
+    /// True if per-chunk statistics are kept: not where features are not comparable between rows, and
+    /// not of images, whose chunks have so few rows that statistics would be half as large as they are.
     pub fn has_statistics(self) -> bool {
-        !matches!(self, Self::Pattern | Self::AttnScores | Self::Logits)
+        !matches!(self, Self::Pattern | Self::AttnScores | Self::Logits | Self::ImageV)
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! A block has as many rows as the budget allows, in whole chunks, so that no chunk is read twice.
 
+mod head_moments;
 mod heads;
 mod lens;
 mod nearest;
@@ -17,6 +18,7 @@ mod tuned;
 
 use std::ops::Range;
 
+pub use self::head_moments::head_moments;
 pub use self::heads::{HeadLogits, head_logits};
 pub use self::lens::{LensBlock, lens};
 pub use self::nearest::knn;

@@ -26,6 +26,7 @@ impl Layout {
     pub(crate) fn of(spec: &ArraySpec) -> Self {
         let n_leading = spec.dimension_names.len() - spec.inner.len();
         let inner_names = &spec.dimension_names[n_leading..];
+        let last = spec.inner.last().copied().unwrap_or(1);
         let head_axis = match (inner_names, spec.inner.as_slice()) {
             ([head, _], [n_head, _]) => Some((head.clone(), *n_head)),
             _ => None,
@@ -34,7 +35,8 @@ impl Layout {
             has_layer: spec.n_layer.is_some(),
             head_axis,
             feature_axis: inner_names.last().cloned().unwrap_or_else(|| "value".into()),
-            width: spec.inner.last().copied().unwrap_or(1),
+            // An image's tokens and heads are one vector.
+            width: if spec.inner.len() > 2 { spec.row_len() } else { last },
             chunk_rows: spec.chunk_rows.max(1),
         }
     }

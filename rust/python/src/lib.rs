@@ -13,6 +13,7 @@
 mod array;
 mod attribution;
 mod call;
+mod clip;
 mod error;
 mod json;
 mod kmeans;
@@ -39,6 +40,8 @@ mod _residuum {
 
     #[pymodule_export]
     use crate::attribution::attribution;
+    #[pymodule_export]
+    use crate::clip::{image_patch_maps, site_head_moments, subset_scores, textspan};
     #[pymodule_export]
     use crate::kmeans::{kmeans, site_kmeans};
     #[pymodule_export]

@@ -224,6 +224,7 @@ class Adapter:
             Site.Q: self.q,
             Site.K: self.k,
             Site.V: self.v,
+            Site.IMAGE_V: self.v,
             Site.Z: Tap(self.out_proj, "input"),
             Site.MLP_PRE: self.mlp_pre,
             Site.MLP_POST: self.mlp_post,
@@ -248,6 +249,8 @@ class Adapter:
             absent[Site.ROT_Q] = absent[Site.ROT_K] = reason
         if not self.has_head(model):
             absent[Site.LOGITS] = f"{name} has no language-model head"
+        if self.kind != "image":
+            absent[Site.IMAGE_V] = "its examples differ in length; capture v"
         if self.pooling is None:
             absent[Site.POOLED] = "it is a decoder, which makes no one vector of an example"
         elif self.pooling == "projection" and self.projection(model) is None:

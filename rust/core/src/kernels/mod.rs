@@ -6,6 +6,7 @@
 
 pub mod attribution;
 pub(crate) mod check;
+pub mod image_patch_maps;
 pub mod kmeans;
 pub mod knn;
 pub mod lens;
@@ -13,3 +14,5 @@ pub mod matmul;
 pub mod moments;
 pub mod norm;
 pub mod pca;
+pub mod subset_scores;
+pub mod textspan;

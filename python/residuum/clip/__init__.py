@@ -1,0 +1,53 @@
+"""CLIP's vision tower taken apart: heads, image patches and texts, from a store.
+
+    capture z, resid_final (and pattern, image_v) of class tokens
+        └▶ effects       shares of heads, MLPs, biases along directions; mean ablations; searches
+        └▶ text_bases    the texts that span each head (TextSpan), no image touched again
+        └▶ patch_maps    heat maps of a text, segmentation
+        └▶ similar_images, top_images    retrieval by what some heads say
+
+Source: Gandelsman, Efros and Steinhardt 2024, Interpreting CLIP's Image Representation via
+Text-Based Decomposition (arXiv 2310.05916).
+"""
+
+from residuum.clip.effects import Effects, effects
+from residuum.clip.images import Images
+from residuum.clip.maps import head_maps, map_layers, patch_maps
+from residuum.clip.retrieval import Ranked, head_vectors, similar_images, top_images
+from residuum.clip.search import (
+    Found,
+    Groups,
+    cue_directions,
+    exhaustive,
+    greedy,
+    spurious_scores,
+)
+from residuum.clip.text_bases import HeadBasis, text_bases
+from residuum.clip.texts import Texts, classes, general_descriptions, texts
+from residuum.clip.tower import Tower
+
+__all__ = [
+    "Effects",
+    "Found",
+    "Groups",
+    "HeadBasis",
+    "Images",
+    "Ranked",
+    "Texts",
+    "Tower",
+    "classes",
+    "cue_directions",
+    "effects",
+    "exhaustive",
+    "general_descriptions",
+    "greedy",
+    "head_maps",
+    "head_vectors",
+    "map_layers",
+    "patch_maps",
+    "similar_images",
+    "spurious_scores",
+    "text_bases",
+    "texts",
+    "top_images",
+]

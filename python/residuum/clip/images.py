@@ -1,0 +1,177 @@
+"""The images of a store: where the class token of each has its row, and its patches theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.dataset as ds
+
+from residuum.errors import SelectionError, SiteError, StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from residuum.store import SiteArray, Store
+
+    Numbers = NDArray[np.int64]
+
+VISION = "clip_vision"
+"""The family of models that this package knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Some examples of a store, in the order asked for; repeated images have the same rows.
+
+    Attributes:
+        store: the store.
+        example: int64 `[image]`, their numbers.
+        row: int64 `[image]`, the row of each class token.
+        example_row: int64 `[image]`, the row in sites that have one for each image.
+        n_token: tokens of an image, the class token among them.
+    """
+
+    store: Store
+    example: Numbers
+    row: Numbers
+    example_row: Numbers
+    n_token: int
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.example)
+
+    @classmethod
+    def of(cls, store: Store, examples: ArrayLike | None = None) -> Images:
+        """All images, or the examples with these numbers.
+
+        Raises:
+            StoreError: the store is not of a CLIP vision tower, or lacks class tokens.
+            SelectionError: an example that is not there.
+        """
+        check_vision(store)
+        names = ["example", "first_row", "example_row", "n_token"]
+        table = store.examples.to_table(columns=names)
+        example, example_row = (table[name].to_numpy() for name in ("example", "example_row"))
+        row = _class_rows(store, table["first_row"].fill_null(-1).to_numpy())
+        n_token = int(table["n_token"][0].as_py()) if len(table) else 0
+        every = cls(store, example, row, example_row, n_token)
+        return every if examples is None else every.named(examples)
+
+    def named(self, examples: ArrayLike) -> Images:
+        """Those with these numbers, in this order.
+
+        Raises:
+            SelectionError: one that is not there.
+        """
+        numbers = np.asarray(examples, np.int64)
+        place = np.full(int(self.example.max(initial=-1)) + 1, -1)
+        place[self.example] = np.arange(len(self))
+        outside = (numbers < 0) | (numbers >= len(place))
+        found = np.where(outside, -1, place[np.where(outside, 0, numbers)]) if len(place) else []
+        if np.any(np.less(found, 0)):
+            missing = int(numbers[np.less(found, 0)][0])
+            message = f"example {missing} is not in {self.store.path}, which has {len(self)}"
+            raise SelectionError(message)
+        return self.taken(np.asarray(found, np.int64))
+
+    def taken(self, places: slice | Numbers) -> Images:
+        """Those at some places."""
+        return Images(
+            self.store,
+            self.example[places],
+            self.row[places],
+            self.example_row[places],
+            self.n_token,
+        )
+
+    def blocks(self, bytes_each: int, budget: int) -> list[slice]:
+        """Places cut so that images of so many bytes fit a budget, one at least."""
+        step = max(1, budget // max(1, bytes_each))
+        return [slice(at, min(at + step, len(self))) for at in range(0, len(self), step)]
+
+    def pattern(self, layer: int) -> NDArray[np.float32]:
+        """What each class token looks at, `[image, head, token]`.
+
+        Raises:
+            SiteError: it was not captured, or only for tokens that were stored.
+        """
+        if self.store.capture.get("keys") == "stored":
+            message = (
+                f"`pattern` in {self.store.path} has stored tokens for keys alone, so that it does "
+                "not say which patches a class token looks at: capture with keys='all'."
+            )
+            raise SiteError(message)
+        site = _wanted(self.store, "pattern")
+        values = site.read(rows=self.row, layers=layer, dtype=np.float32)
+        return np.asarray(values.reshape(len(self), -1, site.shape[-1])[:, :, : self.n_token])
+
+    def values(self, layer: int) -> NDArray[np.float32]:
+        """The values of all tokens, `[image, token, head, d_head]`, of `image_v` or of `v`.
+
+        Raises:
+            SiteError: neither was captured, or `v` not of all tokens.
+        """
+        if "image_v" in self.store.sites:
+            site = self.store["image_v"]
+            found = site.read(rows=self.example_row, layers=layer, dtype=np.float32)
+            return found.reshape(len(self), *site.shape[2:])
+        site = _wanted(self.store, "v", instead="image_v")
+        if self.store.capture.get("positions") != "all":
+            message = (
+                f"`v` in {self.store.path} is not of all tokens (positions="
+                f"{self.store.capture.get('positions')}): capture image_v, which is."
+            )
+            raise SiteError(message)
+        rows = (self.row[:, None] + np.arange(self.n_token)).ravel()
+        found = site.read(rows=rows, layers=layer, dtype=np.float32)
+        return found.reshape(len(self), self.n_token, *site.shape[2:])
+
+
+def check_vision(store: Store) -> None:
+    """Refuse a store of another kind of model.
+
+    Raises:
+        StoreError: says what it is, and what is needed.
+    """
+    family = store.model.get("family")
+    if family != VISION:
+        message = (
+            f"{store.path} holds {family or 'activations without a known model'}, but this asks "
+            "the vision tower of a CLIP model (CLIPModel, or CLIPVisionModelWithProjection)."
+        )
+        raise StoreError(message)
+
+
+def _class_rows(store: Store, first_row: Numbers) -> Numbers:
+    """The row of token 0 of each example.
+
+    Raises:
+        StoreError: an example whose class token was not stored.
+    """
+    if store.capture.get("positions") in ("all", "first"):
+        return first_row
+    found = store.tokens.to_table(columns=["example", "row"], filter=ds.field("token") == 0)
+    row = np.full(len(first_row), -1)
+    row[found["example"].to_numpy()] = found["row"].fill_null(-1).to_numpy()
+    if np.any(row < 0):
+        message = (
+            f"example {int(np.flatnonzero(row < 0)[0])} of {store.path} has no row of its class "
+            "token: capture with positions='first', or 'all'."
+        )
+        raise StoreError(message)
+    return row
+
+
+def _wanted(store: Store, name: str, instead: str | None = None) -> SiteArray:
+    if name not in store.sites:
+        held = ", ".join(store.sites) or "none"
+        message = (
+            f"this needs the site {instead or name}, which {store.path} does not hold; it holds "
+            f"{held}. Capture it with --site {instead or name} (and --append, for the images that "
+            "are there)."
+        )
+        raise SiteError(message)
+    return store[name]

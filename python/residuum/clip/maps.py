@@ -1,0 +1,131 @@
+"""Heat maps: what each patch of an image adds along directions, head by head or summed.
+
+`pattern * (v @ W_O @ folded @ direction) / sigma`, from the class token's row of `pattern` and the
+values of all tokens; over patches and the class token itself it sums to what the head adds
+(Gandelsman et al. 2024, section 3). Maps are never stored: a map of one direction costs `d_head`
+multiplications a head and patch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from residuum import kernels
+from residuum.clip.effects import BLOCK
+from residuum.clip.images import Images
+from residuum.clip.stored import Stored
+from residuum.errors import ArgumentError, SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from residuum.store import Store
+
+    Floats = NDArray[np.float32]
+
+
+def patch_maps(
+    store: Store,
+    directions: ArrayLike,
+    *,
+    examples: ArrayLike | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Iterable[Sequence[int]] | None = None,
+) -> Floats:
+    """What each token of each image adds along directions, summed over layers and heads.
+
+    Args:
+        store: with `z`, `resid_final` and `pattern` of class tokens, and `image_v` (or `v` and
+            `pattern` of all tokens).
+        directions: `[direction, d_embed]`.
+        examples: numbers of the examples; all by default.
+        layers: which layers; all that were captured with patches by default.
+        heads: pairs of layer and head, in place of `layers`.
+
+    Returns:
+        float32 `[image, token, direction]`; token 0 is the class token itself.
+
+    Raises:
+        StoreError: no CLIP vision tower.
+        SiteError: a site or layer that was not captured.
+    """
+    images, stored = Images.of(store, examples), Stored(store)
+    wanted = _wanted(store, layers, heads)
+    given = np.asarray(directions, np.float32)
+    out = np.zeros((len(images), images.n_token, len(given)), np.float32)
+    along = stored.tower.along(given)
+    each = 4 * images.n_token * (stored.tower.w_o.shape[-1] + stored.tower.n_head + 2 * len(given))
+    for place in images.blocks(each, BLOCK):
+        some = images.taken(place)
+        scale = stored.tower.divisor(stored.final(some))
+        for layer, chosen in wanted.items():
+            which = slice(None) if chosen is None else np.array(chosen)
+            out[place] += kernels.image_patch_maps(
+                some.pattern(layer)[:, which],
+                some.values(layer)[:, :, which],
+                stored.tower.readout(layer, along)[which],
+                scale=scale,
+                summed=True,
+            )
+    return out
+
+
+def head_maps(
+    store: Store, directions: ArrayLike, layer: int, *, examples: ArrayLike | None = None
+) -> Floats:
+    """The same for every head of a layer by itself, `[image, head, token, direction]`."""
+    images, stored = Images.of(store, examples), Stored(store)
+    _wanted(store, [layer], None)
+    given = np.asarray(directions, np.float32)
+    readout = stored.tower.readout(layer, stored.tower.along(given))
+    shape = (len(images), stored.tower.n_head, images.n_token, len(given))
+    out = np.empty(shape, np.float32)
+    each = 4 * (images.n_token * stored.tower.w_o.shape[-1] + out[:1].size)
+    for place in images.blocks(each, BLOCK):
+        some = images.taken(place)
+        scale = stored.tower.divisor(stored.final(some))
+        out[place] = kernels.image_patch_maps(
+            some.pattern(layer), some.values(layer), readout, scale=scale
+        )
+    return out
+
+
+def map_layers(store: Store) -> tuple[int, ...]:
+    """The layers of which patches can be told apart."""
+    values = "image_v" if "image_v" in store.sites else "v"
+    if values not in store.sites or "pattern" not in store.sites:
+        return ()
+    return tuple(layer for layer in store[values].layers if layer in store["pattern"].layers)
+
+
+def _wanted(
+    store: Store, layers: Sequence[int] | None, heads: Iterable[Sequence[int]] | None
+) -> dict[int, list[int] | None]:
+    """Which heads of each layer; None is all of them."""
+    if layers is not None and heads is not None:
+        message = "give layers or heads, not both: a head names its layer"
+        raise ArgumentError(message)
+    wanted: dict[int, list[int] | None]
+    there = map_layers(store)
+    if heads is not None:
+        pairs = sorted({(int(layer), int(head)) for layer, head in heads})
+        wanted = {}
+        for layer, head in pairs:
+            wanted[layer] = [*(wanted.get(layer) or []), head]
+    else:
+        wanted = dict.fromkeys(there if layers is None else layers)
+    missing = [layer for layer in wanted if layer not in there]
+    if missing or not wanted:
+        which = f"layer {missing[0]}" if missing else "no layer"
+        message = (
+            f"maps of patches need `pattern` and `image_v` of a layer; {store.path} has both of "
+            f"{', '.join(map(str, there)) or 'none'}"
+            + (f", not of {which}" if missing else "")
+            + ": capture them with --site pattern --site image_v --layers …"
+        )
+        raise SiteError(message)
+    return wanted

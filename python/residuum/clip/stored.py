@@ -1,0 +1,79 @@
+"""What a store has of a vision tower's components at the class token, block by block."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from residuum.clip.images import Images
+from residuum.clip.tower import Tower
+from residuum.errors import SiteError
+from residuum.replay.readout import read_final
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from residuum.store import Store
+
+    Array = NDArray[Any]
+
+
+class Stored:
+    """The captured terms of the final stream, `r = e + sum of heads, biases and MLPs`."""
+
+    def __init__(self, store: Store) -> None:
+        """Look at what is there.
+
+        Raises:
+            StoreError: no CLIP vision tower.
+            SiteError: no `z`, or no final stream.
+        """
+        self.store = store
+        self.tower = Tower.of(store)
+        if "z" not in store.sites:
+            message = (
+                f"the shares of heads need the site z, which {store.path} does not hold: capture "
+                "with --site z --site resid_final --positions first."
+            )
+            raise SiteError(message)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose heads were captured."""
+        return self.store["z"].layers
+
+    @property
+    def mlps(self) -> tuple[int, ...]:
+        """The layers whose MLPs were captured."""
+        return self.store["mlp_out"].layers if "mlp_out" in self.store.sites else ()
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether what enters block 0 was captured."""
+        return "embed" in self.store.sites
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every term of the stream is there by itself."""
+        every = tuple(range(self.tower.n_layer))
+        return self.layers == every and self.mlps == every and self.has_embedding
+
+    def z(self, images: Images, layer: int) -> NDArray[np.float32]:
+        """What a layer's heads read at the class token, `[image, head, d_head]`."""
+        shape = (len(images), *self.tower.w_o.shape[1:3])
+        return self.store["z"].read(images.row, layer, dtype=np.float32).reshape(shape)
+
+    def mlp(self, images: Images, layer: int) -> NDArray[np.float32]:
+        """What a layer's MLP adds, `[image, d_model]`."""
+        found = self.store["mlp_out"].read(images.row, layer, dtype=np.float32)
+        return found.reshape(len(images), -1)
+
+    def embedding(self, images: Images) -> NDArray[np.float32]:
+        """What enters block 0, `[image, d_model]`."""
+        return self.store["embed"].read(images.row, dtype=np.float32).reshape(len(images), -1)
+
+    def final(self, images: Images) -> NDArray[np.float32]:
+        """What leaves the last block, `[image, d_model]`."""
+        return read_final(self.store, images.row)
