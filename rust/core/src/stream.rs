@@ -13,6 +13,7 @@ mod head_moments;
 mod heads;
 mod lens;
 mod nearest;
+mod projection;
 mod readout;
 mod tuned;
 
@@ -22,6 +23,7 @@ pub use self::head_moments::head_moments;
 pub use self::heads::{HeadLogits, head_logits};
 pub use self::lens::{LensBlock, lens};
 pub use self::nearest::knn;
+pub use self::projection::Projection;
 pub use self::readout::{Readout, Residual, final_residual, residual};
 pub use self::tuned::Translators;
 use crate::error::{Error, Result};

@@ -12,7 +12,10 @@
 mod activations;
 mod blocks;
 mod chunk_cache;
+mod clip;
 mod counters;
+mod directions;
+mod examples;
 mod failure;
 #[allow(unsafe_code, reason = "the one place that calls DuckDB's C API; see its first lines")]
 mod ffi;
@@ -34,6 +37,8 @@ use ffi::connection::Connection;
 /// Registers everything that the extension offers.
 fn register(connection: &Connection) -> Result<()> {
     connection.register_table::<activations::Activations>()?;
+    connection.register_table::<clip::Contributions<clip::OfHeads>>()?;
+    connection.register_table::<clip::Contributions<clip::OfPatches>>()?;
     connection.register_table::<counters::Counters>()?;
     connection.register_table::<head_logits::HeadLogits>()?;
     connection.register_table::<lens::Lens<lens::Logit>>()?;

@@ -6,7 +6,7 @@ use super::{
     files,
     objects::{self, Object},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// An open file. Read by position, not mapped: one that is cut short under us is an error, not a signal.
 #[derive(Debug)]
@@ -47,4 +47,14 @@ impl Blob {
             Self::Object(_) => 32 << 20,
         }
     }
+}
+
+/// All bytes of a published file.
+pub(crate) fn whole(path: &Path) -> Result<Vec<u8>> {
+    let file = Blob::open(path)?;
+    let length = file.length(path)?;
+    let too_long = |_| Error::damaged(path, format!("it is {length} bytes long"));
+    let mut bytes = vec![0; usize::try_from(length).map_err(too_long)?];
+    file.read_at(path, &mut bytes, 0)?;
+    Ok(bytes)
 }

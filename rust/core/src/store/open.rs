@@ -183,6 +183,16 @@ impl Store {
         Ok(Arc::clone(self.vocabulary.get_or_init(|| Arc::new(words))))
     }
 
+    /// The Parquet files of a table, whole, in the order of their rows; none of a table that is not there.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn table_files(&self, table: &str) -> Result<Vec<Vec<u8>>> {
+        let folder = self.path.join("tables").join(table);
+        let parts = self.commit.tables.get(table);
+        parts.into_iter().flatten().map(|part| super::blob::whole(&folder.join(part))).collect()
+    }
+
     /// What has been read through this store so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

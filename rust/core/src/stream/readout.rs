@@ -44,13 +44,7 @@ impl Readout {
         };
         let settings = Settings::of(store)?;
         Ok(Self {
-            norm: Norm {
-                kind: settings.norm()?,
-                eps: settings.number("eps")?.unwrap_or(0.0),
-                offset: settings.number("norm_offset")?.unwrap_or(0.0),
-                weight: optional(&weights, "ln_final.w")?,
-                bias: optional(&weights, "ln_final.b")?,
-            },
+            norm: final_norm(&settings, &weights)?,
             logit_scale: settings.number("logit_scale")?.unwrap_or(1.0),
             softcap: settings.number("logit_softcap")?,
             w_u: weights.f32("W_U")?.data,
@@ -98,6 +92,24 @@ impl Readout {
         };
         Ok(self.w_u.chunks_exact(self.d_vocab.max(1)).flat_map(column).collect())
     }
+}
+
+/// The final norm of the model in `store`.
+///
+/// # Errors
+/// If its settings are missing or wrong.
+pub(super) fn norm_of(store: &Store, weights: &Weights) -> Result<Norm> {
+    final_norm(&Settings::of(store)?, weights)
+}
+
+fn final_norm(settings: &Settings<'_>, weights: &Weights) -> Result<Norm> {
+    Ok(Norm {
+        kind: settings.norm()?,
+        eps: settings.number("eps")?.unwrap_or(0.0),
+        offset: settings.number("norm_offset")?.unwrap_or(0.0),
+        weight: optional(weights, "ln_final.w")?,
+        bias: optional(weights, "ln_final.b")?,
+    })
 }
 
 /// `model.readout` of the store's attributes.
