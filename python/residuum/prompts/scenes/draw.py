@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 NOISE = 0.06
 """Standard deviation of each pixel's own noise, of a range of 1."""
 
-Seed = "int | Sequence[int]"
-
 
 def generator(n: int, seed: int | Sequence[int]) -> np.random.Generator:
     """The generator of a set.
@@ -96,4 +94,5 @@ def paint(
     opacity = (alpha[:, None, None] * masks)[..., None]
     seen = behind + opacity * (colour[:, None, None] - behind)
     seen += rng.normal(scale=NOISE, size=seen.shape)
-    return np.rint(255 * seen.clip(0, 1)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(255 * seen.clip(0, 1)).astype(np.uint8)
+    return pixels

@@ -10,39 +10,20 @@ from residuum.prompts.scenes.pictures import SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from numpy.typing import NDArray
-
-Floats = "NDArray[np.float64]"
 
 # With these all shapes of one radius cover about as much, 2.15 radius^2: size tells nothing.
 _DISC, _SQUARE, _TRIANGLE, _ARM = 0.83, 0.735, 1.04, 0.32
 
-
-def _circle(x: NDArray[np.float64], y: NDArray[np.float64], r: NDArray[np.float64]) -> object:
-    return x**2 + y**2 <= (_DISC * r) ** 2
-
-
-def _square(x: NDArray[np.float64], y: NDArray[np.float64], r: NDArray[np.float64]) -> object:
-    return np.maximum(abs(x), abs(y)) <= _SQUARE * r
-
-
-def _triangle(x: NDArray[np.float64], y: NDArray[np.float64], r: NDArray[np.float64]) -> object:
-    half = _TRIANGLE * r
-    return (abs(y) <= half) & (abs(x) <= (y + half) / 2)
-
-
-def _cross(x: NDArray[np.float64], y: NDArray[np.float64], r: NDArray[np.float64]) -> object:
-    long, short = np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y))
-    return (long <= r) & (short <= _ARM * r)
-
-
-_OUTLINES: dict[str, Callable[..., NDArray[np.bool_]]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
+_REACHES: dict[str, Callable[[Any, Any], Any]] = {
+    "circle": lambda x, y: np.hypot(x, y) / _DISC,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) / _SQUARE,
+    "triangle": lambda x, y: np.maximum(abs(y), 2 * abs(x) - y) / _TRIANGLE,
+    "cross": lambda x, y: np.maximum(np.maximum(abs(x), abs(y)), np.minimum(abs(x), abs(y)) / _ARM),
 }
+"""The radius from which on a shape covers the point x to the right and y below its centre."""
 
 
 def covered(
@@ -61,5 +42,5 @@ def covered(
     masks = np.zeros((len(shapes), SIDE, SIDE), dtype=bool)
     for name in np.unique(shapes).tolist():
         of = shapes == name
-        masks[of] = _OUTLINES[name](x[of], y[of], radii[of, None, None])
+        masks[of] = _REACHES[name](x[of], y[of]) <= radii[of, None, None]
     return masks

@@ -63,7 +63,8 @@ class Pictures:
         """Whether the background is the shape's favourite. [example]."""
         favourite = self.world.favourite
         wanted = [favourite[shape] for shape in self.labels["shape"].tolist()]
-        return np.asarray(wanted, dtype=str) == self.labels["background"]
+        aligned: NDArray[np.bool_] = np.asarray(wanted, dtype=str) == self.labels["background"]
+        return aligned
 
     def take(self, examples: NDArray[Any]) -> Pictures:
         """Some of them, in a new order.

@@ -63,6 +63,7 @@ def repair(
 
 def _check_alpha(alpha: tuple[float, float]) -> None:
     """Refuse what is no interval of opacities."""
-    if len(alpha) != 2 or not 0 <= alpha[0] <= alpha[1] <= 1:
-        message = f"alpha must be two opacities, 0 <= least <= greatest <= 1, not {alpha}"
+    least, greatest = alpha
+    if not 0 <= least <= greatest <= 1:
+        message = f"alpha must be 0 <= least <= greatest <= 1, not {alpha}"
         raise ArgumentError(message)
