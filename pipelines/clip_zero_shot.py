@@ -23,16 +23,24 @@ def prompts(world: World, label: str) -> dict[str, str]:
 
 
 @torch.no_grad()
+def embedded(model: CLIPModel, pictures: Pictures) -> torch.Tensor:
+    """Unit vectors of all pictures. [example, d_embed]."""
+    starts = range(0, len(pictures), CHUNK)
+    return torch.cat([embed_pictures(model, pictures.pixels[i : i + CHUNK]) for i in starts])
+
+
+@torch.no_grad()
 def right(
-    model: CLIPModel, reader: PreTrainedTokenizerFast, pictures: Pictures, label: str
+    model: CLIPModel,
+    reader: PreTrainedTokenizerFast,
+    pictures: Pictures,
+    label: str,
+    vectors: torch.Tensor,
 ) -> NDArray[np.bool_]:
-    """Whether the nearest text names what there is. [example]."""
+    """Whether the text nearest to a picture's vector [example, d_embed] names it. [example]."""
     texts = prompts(pictures.world, label)
-    wanted = embed_texts(model, reader, list(texts.values()))
-    parts = [pictures.pixels[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
-    nearest = torch.cat([embed_pictures(model, part) @ wanted.T for part in parts]).argmax(1)
-    said = np.array(list(texts))[nearest.numpy()]
-    hit: NDArray[np.bool_] = said == pictures.labels[label]
+    nearest = (vectors @ embed_texts(model, reader, list(texts.values())).T).argmax(1)
+    hit: NDArray[np.bool_] = np.array(list(texts))[nearest.numpy()] == pictures.labels[label]
     return hit
 
 
@@ -40,8 +48,9 @@ def accuracies(
     model: CLIPModel, reader: PreTrainedTokenizerFast, pictures: Pictures
 ) -> dict[str, float]:
     """Share of right names for each label that is a word."""
+    vectors = embedded(model, pictures)
     words = [name for name in pictures.labels if name != "alpha"]
-    return {name: share(right(model, reader, pictures, name)) for name in words}
+    return {name: share(right(model, reader, pictures, name, vectors)) for name in words}
 
 
 def by_group(
@@ -52,7 +61,7 @@ def by_group(
     `aligned` and `conflict` are the means of the pairs that are each other's favourites and of the
     others, `balanced` the mean of all, `worst` the least.
     """
-    hit = right(model, reader, pictures, "shape")
+    hit = right(model, reader, pictures, "shape", embedded(model, pictures))
     world, groups, friends = pictures.world, {}, {}
     for shape in world.shapes:
         for background in world.backgrounds:
