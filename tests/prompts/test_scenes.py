@@ -104,10 +104,9 @@ def test_shapes_cover_as_much_as_they_should_and_all_alike(draw, share):
         assert pictures.masks[of].mean() == pytest.approx(share, rel=0.04)
 
 
-@pytest.mark.parametrize(
-    "pictures", [shapes(N, seed=0), repair(N, seed=0, alpha=(1, 1))], ids=["shapes", "repair"]
-)
-def test_masks_are_the_pixels_of_the_shape(pictures):
+@pytest.mark.parametrize(("draw", "settings"), [(shapes, {}), (repair, {"alpha": (1, 1)})])
+def test_masks_are_the_pixels_of_the_shape(draw, settings):
+    pictures = draw(N, seed=0, **settings)
     for colour, rgb in pictures.world.colours.items():
         of = pictures.labels["colour"] == colour
         inside, seen = pictures.masks[of], pictures.pixels[of] / 255
@@ -195,8 +194,9 @@ def test_texts_are_all_that_can_be_said():
         (shapes, {"aligned": 1.2}, "aligned must be between 0 and 1, not 1.2"),
         (repair, {"aligned": float("nan")}, "aligned must be between 0 and 1, not nan"),
         (repair, {"say_background": -0.1}, "say_background must be between 0 and 1, not -0.1"),
-        (repair, {"alpha": (0.6, 0.2)}, "alpha must be 0 <= least <= greatest <= 1"),
-        (repair, {"alpha": (0.1, 1.1)}, "alpha must be 0 <= least <= greatest <= 1"),
+        (repair, {"alpha": (0.6, 0.2)}, r"alpha must be \(least, greatest\)"),
+        (repair, {"alpha": (0.1, 1.1)}, r"alpha must be \(least, greatest\)"),
+        (repair, {"alpha": (0.1, 0.5, 1.0)}, r"alpha must be \(least, greatest\)"),
         (shapes, {"seed": -1}, "a seed is a whole number from 0"),
         (shapes, {"seed": "one"}, "a seed is a whole number from 0"),
     ],
@@ -236,6 +236,12 @@ def test_files_hold_what_was_drawn(draw, tmp_path):
         with PIL.Image.open(file) as image:
             np.testing.assert_array_equal(np.asarray(image), pixels)
     np.testing.assert_array_equal(np.load(path.parent / "masks.npy"), pictures.masks)
+
+
+def test_other_pictures_are_not_mixed_in(tmp_path):
+    write(repair(3, seed=0), tmp_path)
+    with pytest.raises(ArgumentError, match="holds pictures already"):
+        write(repair(2, seed=1), tmp_path)
 
 
 @pytest.fixture(scope="module")

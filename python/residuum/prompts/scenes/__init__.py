@@ -6,6 +6,9 @@
 Two worlds for image and text encoders small enough to train in a minute. Each shape has a favourite
 background, and how often it stands there is asked for: a cue that a model may take for the shape.
 Pictures are 24 x 24, seeded, and drawn by nothing but numpy.
+
+The worlds are our own. `REPAIR` stands for Waterbirds (two classes, two backgrounds, four groups):
+there arXiv 2310.05916 takes a spurious cue out of the heads of CLIP.
 """
 
 from residuum.prompts.scenes.captions import texts, words

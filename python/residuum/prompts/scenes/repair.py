@@ -61,9 +61,8 @@ def repair(
     return Pictures(REPAIR, pixels, masks, told, {**labels, "alpha": opacity})
 
 
-def _check_alpha(alpha: tuple[float, float]) -> None:
+def _check_alpha(alpha: Sequence[float]) -> None:
     """Refuse what is no interval of opacities."""
-    least, greatest = alpha
-    if not 0 <= least <= greatest <= 1:
-        message = f"alpha must be 0 <= least <= greatest <= 1, not {alpha}"
+    if len(alpha) != 2 or not 0 <= alpha[0] <= alpha[1] <= 1:
+        message = f"alpha must be (least, greatest), 0 <= least <= greatest <= 1, not {alpha}"
         raise ArgumentError(message)

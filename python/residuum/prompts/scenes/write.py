@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from residuum.errors import ArgumentError
+
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write(pictures: Pictures, folder: str | PathLike[str]) -> Path:
-    """Write pictures into a folder, which is made where there is none.
+    """Write pictures into a folder, which is made where there is none and holds no pictures yet.
 
         images.parquet     a row each: `image` (PNG bytes and file name), `caption`, the labels
         images/00000.png   the same PNGs as files
@@ -30,12 +32,16 @@ def write(pictures: Pictures, folder: str | PathLike[str]) -> Path:
         and caption and labels come to stand in the store's `examples`.
 
     Raises:
+        ArgumentError: the folder holds pictures already, which would be captured with these.
         OSError: the folder cannot be written.
     """
     import PIL.Image  # a part of residuum[capture]: drawing needs nothing but numpy
 
     root = Path(folder)
-    (root / "images").mkdir(parents=True, exist_ok=True)
+    if (root / "images").exists():
+        message = f"{root} holds pictures already: name a new folder, or remove that one"
+        raise ArgumentError(message)
+    (root / "images").mkdir(parents=True)
     rows = []
     for example, pixels in enumerate(pictures.pixels):
         buffer = io.BytesIO()
