@@ -112,6 +112,16 @@ def show_causal(store: Store) -> None:
         ON method USING first(kl) ORDER BY block
         """,
     )
+    show(
+        store,
+        "What blocks add against the gradient by the state that enters: cosine, share that is down",
+        """
+        SELECT block, loss, round(cosine, 3) AS cosine, round(cosine_random, 3) AS random,
+               round(cosine_other, 3) AS of_another_token, round(negative_share, 3) AS tokens,
+               round(example_negative_share, 3) AS examples
+        FROM tuned_lens_gradient WHERE layer = block ORDER BY loss, block
+        """,
+    )
 
 
 def causal() -> None:

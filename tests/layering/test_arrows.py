@@ -38,6 +38,7 @@ TENSORS = {
     "replay/opening.py",
     "replay/torch_attention.py",
     "replay/torch_blocks.py",
+    "replay/torch_gradients.py",
     "replay/torch_kit.py",
     "store/tensors.py",
     "store/site_array.py",

@@ -165,6 +165,7 @@ def test_the_report_shows_every_part(store, result):
         "Causal basis",
         "Alignment",
         "Blocks taken out",
+        "Steps down the loss",
         "Training",
         "Left out",
     ]
@@ -380,7 +381,7 @@ def test_what_cannot_be_done_is_left_out(store, tmp_path):
     more = {"lens": "tuned", "model": str(tmp_path / "gone")}
     result = run(store, **more)
     skipped = {row["experiment"]: row["reason"] for row in result["skipped"].to_pylist()}
-    assert set(skipped) == {"causal_basis", "alignment", "ablation", "anomaly"}
+    assert set(skipped) == {"causal_basis", "alignment", "ablation", "gradient", "anomaly"}
     assert "there is no model folder" in skipped["ablation"]
     assert result["quality"].num_rows
     assert not result["fidelity"].num_rows
@@ -437,7 +438,7 @@ def test_examples_that_are_stored_in_part_are_not_replayed(tmp_path, positions):
         warnings.simplefilter("error")
         result = run(store, steps=2)
     skipped = {row["experiment"]: row["reason"] for row in result["skipped"].to_pylist()}
-    for part in ("causal_basis", "alignment", "ablation"):
+    for part in ("causal_basis", "alignment", "ablation", "gradient"):
         assert "capture with positions='all'" in skipped[part]
     assert result["quality"].num_rows == 8
     assert result["quality"]["ce_nats"].null_count == 8  # no token that comes next is stored
@@ -455,7 +456,15 @@ def test_numbers_that_are_none_are_named(store, result, monkeypatch):
         return values
 
     monkeypatch.setattr(States, "read", broken)
-    for part in ("quality", "depth", "trajectory", "transfer", "causal_basis", "ablation"):
+    for part in (
+        "quality",
+        "depth",
+        "trajectory",
+        "transfer",
+        "causal_basis",
+        "ablation",
+        "gradient",
+    ):
         with pytest.raises(StoreError, match=f"row {row} of state 1 in .* is not finite"):
             run(store, lens="tuned", experiments=[part], seed=1)
     with pytest.raises(StoreError, match=f"row {row} of state 1"):

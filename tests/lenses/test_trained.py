@@ -35,6 +35,12 @@ def check_quality(result, lens):
     assert tuned[-1] == pytest.approx(0, abs=1e-6)
 
 
+def entering(result, loss):
+    """What blocks add, by the gradient at the state that enters."""
+    rows = result["gradient"].filter(pc.field("loss") == loss).to_pylist()
+    return [row for row in rows if row["layer"] == row["block"]]
+
+
 @pytest.fixture(scope="module")
 def texts():
     return build_corpus()
@@ -66,6 +72,11 @@ def test_the_lens_of_a_language_model(causal):
         r["block"]: r["kl_nats"] for r in result["ablation"].to_pylist() if r["method"] == "mean"
     }
     assert blocks[0] > 10 * max(blocks[1], blocks[2], blocks[3])
+    for row in entering(result, "logit"):
+        assert row["example_negative_share"] >= 0.95, row  # 0.98 to 1
+        assert row["negative_share"] > 0.7, row  # 0.94, 0.79, 0.81, 0.81
+    # By the model's own loss it is not so.
+    assert all(abs(row["cosine"]) < 0.02 for row in entering(result, "model"))
     check_quality(run(causal, **SGD, tokens_per_step=TOKENS, experiments=["quality"]), "sgd")
 
 
@@ -83,9 +94,15 @@ def test_a_model_that_was_not_trained_has_nothing_to_refine(texts, tmp_path, mon
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     chosen = [row["text"] for row in choose(texts)][:300]
     store = study.captured(study.started(causal_model(texts)), chosen, tmp_path / "start.residuum")
-    result = run(store, **ADAM, tokens_per_step=TOKENS, steps=50, experiments=["quality"])
+    result = run(
+        store, **ADAM, tokens_per_step=TOKENS, steps=50, experiments=["quality", "gradient"]
+    )
     # Nor is there much to say: all tokens are about as likely, whatever came before.
     assert by_layer(result, "logit", "constant_kl_nats")[0] < 0.5
+    # Nor do its blocks step down.
+    for row in entering(result, "logit"):
+        assert 0.2 < row["example_negative_share"] < 0.8, row
+        assert abs(row["cosine"]) < 0.02, row
 
 
 def small_inputs(name, tmp_path):

@@ -19,6 +19,7 @@ TITLES = {
     "causal_basis": "Causal basis",
     "alignment": "Alignment",
     "ablation": "Blocks taken out",
+    "gradient": "Steps down the loss",
     "anomaly": "Odd inputs",
     "lens_transfer": "A lens of another model",
     "losses": "Training",
@@ -131,6 +132,21 @@ def effects(n_layer):
             {"block": block, "method": method, "kl_nats": 0.5, "n_tokens": 9}
             for block, method in itertools.product(layers, ("mean", "zero", "resample"))
         ],
+        "gradient": [
+            {
+                "block": block,
+                "layer": block + after,
+                "loss": loss,
+                "cosine": -0.1 * (1 + block),
+                "negative_share": 0.5 if after else 0.9 + 0.01 * block,
+                "example_negative_share": 1.0,
+                "cosine_random": 0.001,
+                "cosine_other": -0.05,
+                "n_tokens": 1200,
+                "n_examples": 2,
+            }
+            for loss, block, after in itertools.product(("model", "logit"), layers, (0, 1))
+        ],
         "anomaly": [
             {
                 "task": f"task {task}",
@@ -185,7 +201,8 @@ def test_a_part_without_rows_has_no_section_and_breaks_no_other(name):
 @pytest.mark.parametrize(("n_layer", "mode"), [(1, "light"), (40, "dark")])
 def test_charts_are_drawn(n_layer, mode):
     of = result(n_layer)
-    for name in ("quality", "causal_basis", "alignment", "ablation", "anomaly", "lens_transfer"):
+    names = ("quality", "causal_basis", "alignment", "ablation", "gradient", "anomaly")
+    for name in (*names, "lens_transfer"):
         for chart in section(of, name).charts:
             assert chart.png(mode)[:4] == b"\x89PNG"
 
@@ -258,6 +275,26 @@ def test_blocks_have_a_line_for_each_method():
     (chart,) = section(result(), "ablation").charts
     assert chart.spec["encoding"]["x"]["title"] == "block"
     assert {row["series"] for row in drawn(chart.spec)} == {"zero", "mean", "resample"}
+
+
+def test_steps_have_a_chart_for_each_loss_and_the_shares_in_words():
+    shown = section(result(), "gradient")
+    assert [chart.title.split()[-2] for chart in shown.charts] == ["model's", "lens'"]
+    for chart in shown.charts:
+        points = drawn(chart.spec, 0)
+        assert [point["series"] for point in points[::6]] == [
+            "what the block adds",
+            "what it adds at another token",
+            "random directions",
+        ]
+        assert [point["gradient"].split()[4] for point in points[:2]] == ["enters", "leaves"]
+        assert drawn(chart.spec, 1) == [{"name": "orthogonal", "value": 0.0}]
+        assert "90% to 92% of 1,200 tokens and 100% of 2 examples go down" in chart.says
+    leaving = [row for row in effects(2)["gradient"] if row["layer"] > row["block"]]
+    shown = section(result(2, gradient=leaving), "gradient")
+    assert {chart.says for chart in shown.charts} == {"Cosine with the gradient; below 0 is down. "}
+    unknown = [{**row, "cosine": None} for row in leaving]
+    assert not section(result(2, gradient=unknown), "gradient").charts
 
 
 def test_odd_inputs_have_a_chart_for_each_task_beside_chance():

@@ -1,4 +1,4 @@
-"""What a plan costs: floating-point operations of the rows that it computes, by layer."""
+"""What a plan costs: floating-point operations of the rows that it computes, and their memory."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ def full_flops(plan: Plan, of: Architecture) -> float:
     """Of a whole pass for each run."""
     row = attention_flops(of, plan.n_token / 2) + out_flops(of) + mlp_flops(of) + key_flops(of)
     return sum(run.n_token for run in plan.runs) * of.n_layer * row
+
+
+def row_bytes(of: Architecture, n_token: int) -> int:
+    """What a row takes on its way through a block, about: streams, heads, MLP and scores."""
+    heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
+    return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp + 4 * of.n_head * n_token)

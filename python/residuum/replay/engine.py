@@ -11,7 +11,7 @@ import numpy as np
 from residuum.errors import ArgumentError
 from residuum.replay.architecture import architecture
 from residuum.replay.check import check
-from residuum.replay.cost import full_flops, plan_flops
+from residuum.replay.cost import full_flops, plan_flops, row_bytes
 from residuum.replay.edit import ORDER, changing
 from residuum.replay.metrics import check_metric
 from residuum.replay.numbers import single
@@ -427,13 +427,13 @@ class Replay:
         """Runs that fit into the budget together, of neighbouring examples."""
         order = sorted(range(len(runs)), key=lambda number: runs[number].first_row)
         longest = max((run.n_token for run in runs), default=0)
-        row_bytes = self.row_bytes(longest)
-        most = self.memory_bytes // row_bytes
+        each = self.row_bytes(longest)
+        most = self.memory_bytes // each
         need = max((run.n_token + self._rows(run) for run in runs), default=0)
         if need > most:
             message = (
                 f"a memory budget of {self.memory_bytes:,} bytes is too little for one replay of "
-                f"{longest} tokens, which takes about {need * row_bytes:,}: give that much as "
+                f"{longest} tokens, which takes about {need * each:,}: give that much as "
                 "`memory`"
             )
             raise ArgumentError(message)
@@ -463,10 +463,8 @@ class Replay:
         return plan(runs, self.of, lambda layer: self.source.has(Site.Z, layer))
 
     def row_bytes(self, n_token: int) -> int:
-        """What a row takes on its way through a block, about: streams, heads, MLP and scores."""
-        of = self.of
-        heads = (of.n_head + 2 * of.n_kv_head) * of.d_head
-        return 4 * (6 * of.d_model + 3 * heads + 3 * of.d_mlp + 4 * of.n_head * n_token)
+        """What a row takes on its way through a block, about."""
+        return row_bytes(self.of, n_token)
 
     def _logits(self, found: Sequence[dict[tuple[Site, int], NDArray[Any]]]) -> list[NDArray[Any]]:
         """Of what left the last block, for many runs at once: each weighs W_U's way in."""

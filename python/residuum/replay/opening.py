@@ -10,6 +10,7 @@ from residuum.quantities import parse_memory
 from residuum.replay.architecture import architecture
 from residuum.replay.course import KitExecutor
 from residuum.replay.engine import Replay
+from residuum.replay.readout import readout
 from residuum.replay.rust_kit import RustKit
 from residuum.replay.source import a_store
 from residuum.replay.weights import Weights, tensors_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from residuum.replay.architecture import Architecture
     from residuum.replay.kit import Kit
+    from residuum.replay.torch_gradients import LossGradients
     from residuum.store import Store
 
 _BY_FILES = "sha256-files:"
@@ -59,13 +61,61 @@ def replay(
     """
     of = architecture(a_store(store))
     chosen = _chosen(executor, device, dtype)
-    folder = _folder(store, model)
-    if verify:
-        _check(store, folder)
-    kit = _kit(chosen, of, Weights(tensors_of(folder), of), device, dtype)
+    kit = _kit(chosen, of, _weights(store, of, model, verify=verify), device, dtype)
     # How much a replay needs depends on its length, so that `Replay` refuses what is too little.
     budget = parse_memory(memory, least=0)
     return Replay(store, KitExecutor(of, kit), memory_bytes=budget, progress=progress)
+
+
+def loss_gradients(
+    store: Store,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] = "float32",
+    memory: int | str = "1GB",
+    verify: bool = True,
+) -> LossGradients:
+    """Open a store's model for the way back from its loss; torch has to be installed.
+
+    Args:
+        store: of a captured decoder with an unembedding.
+        model: as of `replay`.
+        device: as of `replay`.
+        dtype: as of `replay`.
+        memory: bytes for the examples that go through a block together; one does in any case.
+        verify: as of `replay`.
+
+    Raises:
+        ModuleNotFoundError: torch is not installed.
+        StoreError, ModelError, ArgumentError: as of `replay`; and a model that is no decoder.
+    """
+    of = architecture(a_store(store))
+    if not of.causal or of.post_norm:
+        message = (
+            f"the model of {store.path} is no decoder with norms before its branches: there is no "
+            "loss of the next token to bring back through it"
+        )
+        raise ModelError(message)
+    where = torch_device(device)
+    import torch  # noqa: TID251  it is there
+
+    from residuum.replay.torch_gradients import LossGradients
+
+    weights = _weights(store, of, model, verify=verify)
+    read = readout(store, analysis="the gradient of the loss")
+    budget = parse_memory(memory, least=0)
+    return LossGradients(of, weights, read, where, getattr(torch, dtype), budget)
+
+
+def _weights(
+    store: Store, of: Architecture, model: str | os.PathLike[str] | None, *, verify: bool
+) -> Weights:
+    """The captured model's, which are compared with the store's hash if that is asked."""
+    folder = _folder(store, model)
+    if verify:
+        _check(store, folder)
+    return Weights(tensors_of(folder), of)
 
 
 def _chosen(executor: str, device: str, dtype: str) -> str:

@@ -1,4 +1,4 @@
-"""Sections of the tuned lens on removals and odd inputs: bases, alignment, blocks, detectors."""
+"""Sections of the tuned lens on what it is good for: bases, alignment, blocks, detectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +20,12 @@ DETECTORS = {
 }
 AGAINST = {"odd": "odd inputs", "clean": "other clean inputs: the control"}
 LAST_STATE = "last state"
+ADDED = {
+    "cosine": "what the block adds",
+    "cosine_other": "what it adds at another token",
+    "cosine_random": "random directions",
+}
+LOSSES = {"model": "Updates and the model's loss", "logit": "Updates and the logit lens' loss"}
 
 
 def sections(result: Result) -> list[Section]:
@@ -31,6 +37,8 @@ def sections(result: Result) -> list[Section]:
         made.append(_alignment(result["alignment"]))
     if result["ablation"].num_rows:
         made.append(_blocks(result["ablation"]))
+    if result["gradient"].num_rows:
+        made.append(_steps(result["gradient"]))
     if result["anomaly"].num_rows:
         made.append(_odd(result["anomaly"]))
     return made
@@ -130,6 +138,63 @@ def _blocks(table: pa.Table) -> Section:
         f"{count(table['n_tokens'][0].as_py(), 'token')}."
     )
     return Section("Blocks taken out", text, (chart,), scroll(table, table.num_rows))
+
+
+def _steps(table: pa.Table) -> Section:
+    rows = [row for row in table.to_pylist() if row["cosine"] is not None]
+    charts = [
+        layer_lines(
+            _cosines(mine),
+            title=title,
+            unit="cosine",
+            says=f"Cosine with the gradient; below 0 is down. {_down(mine)}",
+            axis="block",
+            dash="gradient",
+            level=("orthogonal", 0.0),
+        )
+        for loss, title in LOSSES.items()
+        if (mine := [row for row in rows if row["loss"] == loss])
+    ]
+    text = (
+        "Does what a block adds to the stream lower the cross-entropy with the next token? The "
+        "gradient of the model's loss is brought back through the later blocks, that of the logit "
+        "lens is of the state itself. What a block adds at another token is what it has in common "
+        "for all. By the state that leaves, the model's loss tells little of a trained model: it "
+        "has learnt how long its updates should be."
+    )
+    return Section("Steps down the loss", text, charts, scroll(table, table.num_rows))
+
+
+def _cosines(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": row["block"],
+            "series": series,
+            "value": row[field],
+            "gradient": f"by the state that {'enters' if _enters(row) else 'leaves'} the block",
+        }
+        for field, series in ADDED.items()
+        for row in rows
+    ]
+
+
+def _enters(row: dict[str, Any]) -> bool:
+    return bool(row["layer"] == row["block"])
+
+
+def _down(rows: Sequence[dict[str, Any]]) -> str:
+    """How many go down, by the state that enters: ranges over blocks."""
+    mine = [row for row in rows if _enters(row)]
+    if not mine:
+        return ""
+    shares = []
+    for field in ("negative_share", "example_negative_share"):
+        low, high = (f"{of(row[field] for row in mine):.0%}" for of in (min, max))
+        shares.append(low if low == high else f"{low} to {high}")
+    return (
+        f"By the state that enters, {shares[0]} of {count(mine[0]['n_tokens'], 'token')} and "
+        f"{shares[1]} of {count(mine[0]['n_examples'], 'example')} go down."
+    )
 
 
 def _odd(table: pa.Table) -> Section:

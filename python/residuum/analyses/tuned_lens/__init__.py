@@ -10,7 +10,8 @@ trained on, beside the logit lens.
     transfer.py    translators elsewhere                depth.py      where predictions settle
     replayed.py    the model's own pass, changed        causal.py     directions taken out
     alignment.py   lens and model under that            ablation.py   blocks taken out
-    anomaly.py     odd inputs (detectors.py)            ranks.py      statistics of ranks
+    gradient.py    blocks against the loss' gradient    ranks.py      statistics of ranks
+    anomaly.py     odd inputs (detectors.py)
 
 Departures: translators are float32 (the package computes them in bfloat16), the cap and factor of
 logits are applied. Layers are counted as in the paper: 0 is the embedding, l enters block l, and
@@ -38,7 +39,7 @@ def compute(store: "Store", params: Params) -> Tables:
 
 ANALYSIS = Analysis(
     name="tuned_lens",
-    version=2,
+    version=3,
     title="Tuned lens",
     source="Belrose et al. 2023, the Tuned Lens, arXiv 2303.08112",
     params=Params,

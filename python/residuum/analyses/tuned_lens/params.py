@@ -16,6 +16,7 @@ EXPERIMENTS = (
     "causal_basis",
     "alignment",
     "ablation",
+    "gradient",
     "anomaly",
 )
 
@@ -70,7 +71,8 @@ class Params:
     examples: int = param(12, "held-out examples whose trajectories are kept", least=0)
     model: str | None = param(
         None,
-        "folder of the model's weights, for causal_basis, alignment and ablation, which replay",
+        "folder of the model's weights, for causal_basis, alignment, ablation and gradient, which "
+        "replay",
     )
     basis_examples: int = param(32, "held-out examples that are replayed, all tokens", least=1)
     directions: int = param(6, "of each layer's causal basis", least=1)

@@ -10,6 +10,7 @@ from residuum.analyses.tuned_lens.ablation import ablation
 from residuum.analyses.tuned_lens.anomaly import anomaly
 from residuum.analyses.tuned_lens.causal import Causal, fidelity
 from residuum.analyses.tuned_lens.depth import difficulty
+from residuum.analyses.tuned_lens.gradient import gradient
 from residuum.analyses.tuned_lens.params import EXPERIMENTS
 from residuum.analyses.tuned_lens.quality import lens_transfer
 from residuum.analyses.tuned_lens.replayed import Replayed
@@ -55,6 +56,7 @@ class _Parts:
             "causal_basis": lambda: self.causal.basis,
             "alignment": lambda: self.causal.aligned,
             "ablation": lambda: ablation(study, self.replayed),
+            "gradient": lambda: gradient(study, self.replayed),
             "anomaly": lambda: anomaly(study),
         }
 

@@ -259,6 +259,45 @@ SPECS = (
         ),
     ),
     TableSpec(
+        "gradient",
+        "one block, and the gradient of a loss by one state: does what it adds step down",
+        pa.schema(
+            [
+                MODEL,
+                column("block", INT32, "whose update it is, from 0"),
+                column(
+                    "layer",
+                    INT32,
+                    "state of the gradient: block, which enters it, or block + 1, which leaves it",
+                ),
+                column(
+                    "loss",
+                    pa.string(),
+                    "model: its cross-entropy with the next token, summed over the example; logit: "
+                    "that of the logit lens at the state, each token's own",
+                ),
+                column(
+                    "cosine",
+                    DOUBLE,
+                    "of what the block adds and the gradient, mean over tokens; below 0 is down",
+                ),
+                column("negative_share", DOUBLE, "tokens whose cosine is below 0", unit="share"),
+                column(
+                    "example_negative_share",
+                    DOUBLE,
+                    "examples whose cosine, of all tokens as one vector, is below 0",
+                    unit="share",
+                ),
+                column("cosine_random", DOUBLE, "control: mean of random directions"),
+                column(
+                    "cosine_other", DOUBLE, "control: mean of what the block adds at another token"
+                ),
+                column("n_tokens", INT64, "tokens with a next token", unit="tokens"),
+                column("n_examples", INT64, "their examples", unit="examples"),
+            ]
+        ),
+    ),
+    TableSpec(
         "anomaly",
         "how well one detector tells odd inputs from clean ones by their trajectories",
         pa.schema(
