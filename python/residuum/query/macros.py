@@ -36,6 +36,8 @@ TABLE_MACROS = (
     TableMacro("head_logits", (), ("tokens", "layers", "rows")),
     TableMacro("logit_lens", (), ("layers", "k", "rows")),
     TableMacro("tuned_lens", (), ("lens", "layers", "k", "rows")),
+    TableMacro("clip_contributions", (), ("directions", "layers", "examples")),
+    TableMacro("clip_patch_contributions", (), ("directions", "layers", "examples")),
     TableMacro("nearest", ("site", "layer"), ("of", "to", "feature", "k", "metric")),
 )
 
