@@ -23,6 +23,7 @@ ARROWS = {
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", "replay", "lenses", "quantities", *BASE},
+    "clip": {"store", "kernels", "quantities", "replay", *BASE},
     "lenses": {"store", "kernels", "replay", "progress", "quantities", *BASE},
     "replay": {"store", "kernels", "progress", "quantities", *BASE},
     "prompts": {"errors", "readers"},
