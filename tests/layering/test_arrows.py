@@ -23,6 +23,7 @@ ARROWS = {
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
     "analyses": {"store", "query", "kernels", "replay", "lenses", "quantities", *BASE},
+    "clip": {"store", "kernels", "quantities", "replay", *BASE},
     "lenses": {"store", "kernels", "replay", "progress", "quantities", *BASE},
     "replay": {"store", "kernels", "progress", "quantities", *BASE},
     "prompts": {"errors", "readers"},
@@ -33,6 +34,7 @@ MODEL_LIBRARIES = {"torch", "transformers"}
 # `store["z"].torch()` hands tensors to those who have torch; it is imported when called.
 # `torch.save` files are torch's own; it is imported when one is read.
 TENSORS = {
+    "clip/gradient_maps.py",
     "lenses/published.py",
     "lenses/torch_kit.py",
     "replay/opening.py",
