@@ -53,8 +53,9 @@ class Images:
         """
         check_vision(store)
         names = ["example", "first_row", "example_row", "n_token"]
-        table = store.examples.to_table(columns=names)
-        example, example_row = (table[name].to_numpy() for name in ("example", "example_row"))
+        table = store.examples.to_table(columns=names).sort_by("example")
+        example = table["example"].to_numpy()
+        example_row = table["example_row"].fill_null(-1).to_numpy()
         row = _class_rows(store, table["first_row"].fill_null(-1).to_numpy())
         n_token = int(table["n_token"][0].as_py()) if len(table) else 0
         every = cls(store, example, row, example_row, n_token)
@@ -67,15 +68,12 @@ class Images:
             SelectionError: one that is not there.
         """
         numbers = np.asarray(examples, np.int64)
-        place = np.full(int(self.example.max(initial=-1)) + 1, -1)
-        place[self.example] = np.arange(len(self))
-        outside = (numbers < 0) | (numbers >= len(place))
-        found = np.where(outside, -1, place[np.where(outside, 0, numbers)]) if len(place) else []
-        if np.any(np.less(found, 0)):
-            missing = int(numbers[np.less(found, 0)][0])
-            message = f"example {missing} is not in {self.store.path}, which has {len(self)}"
+        place = {number: at for at, number in enumerate(self.example.tolist())}
+        missing = [number for number in numbers.tolist() if number not in place]
+        if missing:
+            message = f"example {missing[0]} is not in {self.store.path}, which has {len(self)}"
             raise SelectionError(message)
-        return self.taken(np.asarray(found, np.int64))
+        return self.taken(np.array([place[number] for number in numbers.tolist()], np.int64))
 
     def taken(self, places: slice | Numbers) -> Images:
         """Those at some places."""
@@ -116,8 +114,8 @@ class Images:
         """
         if "image_v" in self.store.sites:
             site = self.store["image_v"]
-            found = site.read(rows=self.example_row, layers=layer, dtype=np.float32)
-            return found.reshape(len(self), *site.shape[2:])
+            values = site.read(rows=self.example_row, layers=layer, dtype=np.float32)
+            return np.asarray(values.reshape(len(self), *site.shape[2:]))
         site = _wanted(self.store, "v", instead="image_v")
         if self.store.capture.get("positions") != "all":
             message = (
@@ -126,8 +124,8 @@ class Images:
             )
             raise SiteError(message)
         rows = (self.row[:, None] + np.arange(self.n_token)).ravel()
-        found = site.read(rows=rows, layers=layer, dtype=np.float32)
-        return found.reshape(len(self), self.n_token, *site.shape[2:])
+        values = site.read(rows=rows, layers=layer, dtype=np.float32)
+        return np.asarray(values.reshape(len(self), self.n_token, *site.shape[2:]))
 
 
 def check_vision(store: Store) -> None:
