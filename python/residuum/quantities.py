@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -62,3 +63,13 @@ def parse_memory(memory: str | int | None, *, least: int = LEAST_MEMORY_BYTES) -
         message = f"memory {memory!r}: the writer needs {least // 10**6} MB at least."
         raise InputError(message)
     return size
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `n` (Wilson 1927); NaN without any."""
+    if n == 0:
+        return math.nan, math.nan
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -22,7 +22,7 @@ ARROWS = {
     "query": {"store", *BASE},
     "kernels": {"store", *BASE},
     "exchange": {"store", "query", *SHARED, *BASE},
-    "analyses": {"store", "query", "kernels", "replay", "lenses", "quantities", *BASE},
+    "analyses": {"store", "query", "kernels", "replay", "lenses", "clip", "quantities", *BASE},
     "clip": {"store", "kernels", "quantities", "replay", *BASE},
     "lenses": {"store", "kernels", "replay", "progress", "quantities", *BASE},
     "replay": {"store", "kernels", "progress", "quantities", *BASE},

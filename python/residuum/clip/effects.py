@@ -95,6 +95,16 @@ class Effects:
             raise SelectionError(message)
         return np.array([place[pair] for pair in wanted], np.int64)
 
+    def taken(self, places: Numbers) -> Effects:
+        """Those of some images."""
+        return Effects(
+            self.images.taken(places),
+            self.components,
+            self.shares[places],
+            self.constant[places],
+            self.total[places],
+        )
+
     def ablated(
         self, components: ArrayLike, *, reference: ArrayLike | None = None
     ) -> NDArray[np.float64]:

@@ -106,6 +106,18 @@ class Images:
         values = site.read(rows=self.row, layers=layer, dtype=np.float32)
         return np.asarray(values.reshape(len(self), -1, site.shape[-1])[:, :, : self.n_token])
 
+    def class_values(self, layer: int) -> NDArray[np.float32]:
+        """The values of class tokens, `[image, head, d_head]`.
+
+        Raises:
+            SiteError: neither `v` nor `image_v` was captured at that layer.
+        """
+        if "v" in self.store.sites:
+            site = self.store["v"]
+            values = site.read(rows=self.row, layers=layer, dtype=np.float32)
+            return np.asarray(values.reshape(len(self), *site.shape[2:]))
+        return np.ascontiguousarray(self.values(layer)[:, 0])
+
     def values(self, layer: int) -> NDArray[np.float32]:
         """The values of all tokens, `[image, token, head, d_head]`, of `image_v` or of `v`.
 

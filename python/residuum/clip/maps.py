@@ -94,6 +94,29 @@ def head_maps(
     return out
 
 
+def class_token_shares(
+    store: Store, directions: ArrayLike, *, examples: ArrayLike | None = None
+) -> Floats:
+    """What class tokens add by looking at themselves, over all heads, `[image, direction]`.
+
+    Raises:
+        SiteError: `pattern`, or the values of class tokens (`v` or `image_v`), of a layer of `z`
+            were not captured.
+    """
+    images, stored = Images.of(store, examples), Stored(store)
+    given = np.asarray(directions, np.float32)
+    along = stored.tower.along(given)
+    out = np.zeros((len(images), len(given)), np.float32)
+    for place in images.blocks(12 * stored.tower.w_o.shape[-1], BLOCK):
+        some = images.taken(place)
+        scale = stored.tower.divisor(stored.final(some))
+        for layer in stored.layers:
+            looks = some.pattern(layer)[:, :, :1] * some.class_values(layer)
+            shares = kernels.attribution(looks, stored.tower.w_o[layer], along, scale=scale)
+            out[place] += shares.sum(axis=1)
+    return out
+
+
 def map_layers(store: Store) -> tuple[int, ...]:
     """The layers of which patches can be told apart."""
     values = "image_v" if "image_v" in store.sites else "v"

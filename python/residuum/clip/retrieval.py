@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from residuum import kernels
-from residuum.clip.effects import BLOCK, heads as head_shares
+from residuum.clip.effects import BLOCK
+from residuum.clip.effects import heads as head_shares
 from residuum.clip.images import Images
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError

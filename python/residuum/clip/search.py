@@ -38,24 +38,43 @@ class Groups:
     Attributes:
         label: int64 `[image]`, the class of each.
         group: int64 `[image]`, the group of each, from 0 without gaps.
+        names: label and cue of each group; the cue is None where there is none.
     """
 
     label: Numbers
     group: Numbers
+    names: tuple[tuple[int, str | None], ...] = ()
+
+    @classmethod
+    def of(cls, label: ArrayLike, cue: ArrayLike | None = None) -> Groups:
+        """Groups of equal label and, where given, equal cue, in the order of both.
+
+        Args:
+            label: whole numbers `[image]`.
+            cue: `[image]`, what should not matter, such as names of backgrounds.
+        """
+        labels = np.asarray(label, np.int64)
+        cues = np.full(len(labels), "") if cue is None else np.asarray(cue).astype(str)
+        pairs = list(zip(labels.tolist(), cues.tolist(), strict=True))
+        order = sorted(set(pairs))
+        place = {pair: number for number, pair in enumerate(order)}
+        group = np.array([place[pair] for pair in pairs], np.int64)
+        names = tuple((one, None if cue is None else other) for one, other in order)
+        return cls(labels, group, names)
 
     @property
     def sizes(self) -> Numbers:
         """Images of each group."""
-        return np.bincount(self.group)
+        return np.bincount(self.group, minlength=len(self.names))
 
     def accuracy(self, logits: ArrayLike) -> Wide:
         """Of each group, `[group]`, for logits `[image, class]`."""
         right = np.argmax(np.asarray(logits), axis=1) == self.label
-        return np.bincount(self.group, right) / self.sizes
+        return np.bincount(self.group, right, len(self.sizes)) / self.sizes
 
     def taken(self, places: Numbers) -> Groups:
         """Those of some images; all groups must be among them."""
-        return Groups(self.label[places], self.group[places])
+        return Groups(self.label[places], self.group[places], self.names)
 
 
 @dataclass(frozen=True)
@@ -155,27 +174,41 @@ class _Judge:
         return Found(chosen, float(worst[at]), float(mean[at]))
 
 
-def spurious_scores(effects: Effects, heads: Numbers) -> Wide:
+def spurious_scores(effects: Effects, heads: Numbers, n_cue: int) -> Wide:
     """How much each head varies along what should not matter, and not along what should, `[head]`.
 
-    `var(head along u) - var(head along v)`, where the effects' two directions are `u` and `v` of
-    `cue_directions`. No label of an image is used.
+    Variance along the first `n_cue` of the effects' directions less that along the others, which are
+    those of `cue_directions`. No label of an image is used.
     """
     variance = effects.shares[:, heads].astype(np.float64).var(axis=0)
-    return np.asarray(variance[:, 0] - variance[:, 1])
+    return np.asarray(variance[:, :n_cue].sum(axis=1) - variance[:, n_cue:].sum(axis=1))
 
 
-def cue_directions(classes: ArrayLike, cues: ArrayLike) -> Wide:
-    """Unit vectors `u` and `v`, `[2, d_embed]`: the difference of two texts of a cue, and that of
-    two classes less its part along `u`.
+def cue_directions(classes: ArrayLike, cues: ArrayLike) -> tuple[Wide, Wide]:
+    """What texts of a cue differ in, and what classes differ in beside it.
 
     Args:
-        classes: `[2, d_embed]`, texts of the two classes.
-        cues: `[2, d_embed]`, texts of the two values of the cue.
+        classes: `[class, d_embed]`, two texts at least.
+        cues: `[cue, d_embed]`, texts of the values of the cue, two at least.
+
+    Returns:
+        Unit vectors at right angles: those that span the differences of the cues, and those that
+        span the differences of the classes less their part along the former; for two texts of each
+        one vector each.
+
+    Raises:
+        ArgumentError: one text alone, which differs from nothing.
     """
-    first, second = np.asarray(cues, np.float64)
-    u = (first - second) / np.linalg.norm(first - second)
-    one, other = np.asarray(classes, np.float64)
-    v = one - other
-    v = v - (v @ u) * u
-    return np.stack([u, v / np.linalg.norm(v)])
+    u = _differences("cues", cues)
+    given = np.asarray(classes, np.float64)
+    v = _differences("classes", given - given @ u.T @ u)
+    return u, v
+
+
+def _differences(what: str, texts: ArrayLike) -> Wide:
+    given = np.asarray(texts, np.float64)
+    if given.ndim != 2 or len(given) < 2:
+        message = f"{what} are two texts at least, [text, d_embed], not {list(given.shape)}"
+        raise ArgumentError(message)
+    _, lengths, vectors = np.linalg.svd(given[1:] - given[0], full_matrices=False)
+    return np.asarray(vectors[lengths > 1e-6 * max(lengths.max(initial=0.0), 1e-30)])

@@ -166,7 +166,7 @@ def subset_scores(
     same_axis("image", ("logits", base.shape[0]), ("lost", taken.shape[1]))
     same_axis("class", ("logits", base.shape[1]), ("lost", taken.shape[2]))
     of, where = _counts("labels", labels, 1), _counts("groups", groups, 1)
-    n_group = int(where.max(initial=-1)) + 1
+    n_group = int(where.max()) + 1 if len(where) else 0
     found = _residuum.subset_scores(base, taken, of, where, _counts("sets", sets, 2), n_group)
     return found.astype(np.int64)
 

@@ -1,0 +1,99 @@
+"""What can be asked of a CLIP vision tower."""
+
+from dataclasses import dataclass
+
+from residuum.analyses.params import param
+from residuum.errors import ArgumentError
+
+EXPERIMENTS = (
+    "effect",
+    "ablation",
+    "textspan",
+    "textspan_accuracy",
+    "top_images",
+    "repair",
+    "retrieval",
+    "heatmap",
+    "segment",
+)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Texts, classes and groups; which parts; how many of what."""
+
+    texts: str | None = param(
+        None, "store of a pool of texts (text tower, site pooled) that heads are named by"
+    )
+    classes: str | None = param(
+        None,
+        "store of class prompts (text tower, site pooled); its column `class` says which prompts "
+        "are of one class, without it each text is a class",
+    )
+    label: str | None = param(None, "column of the images that names their class")
+    group: str | None = param(
+        None, "column of the images that should not matter, such as their background"
+    )
+    cues: tuple[str, ...] = param(
+        (), "texts of `texts` or `classes` that name the values of `group`, to find its heads"
+    )
+    experiments: tuple[str, ...] | None = param(
+        None,
+        "parts to do: "
+        + ", ".join(EXPERIMENTS)
+        + "; none is all that there can be, the others stand in the table `skipped`",
+    )
+    layers: tuple[int, ...] | None = param(None, "layers of TextSpan; none is the last four")
+    n_text: int = param(20, "texts of a head", least=1)
+    rank: int | None = param(
+        None, "leading directions of a head that texts are compared in; none is all", least=1
+    )
+    convention: str = param(
+        "folded",
+        "folded centres every component; even_split shares biases out as the paper's code does",
+    )
+    unit: bool = param(default=False, meaning="shares of the unit vector, not of the vector")
+    remove: str | None = param(
+        None,
+        "query with columns layer and head, such as SELECT layer, head FROM "
+        "clip_decomposition_textspan WHERE rank = 0 AND text ILIKE '%grass%': heads to ablate",
+    )
+    n_remove: int = param(8, "heads that the ranking by texts ablates", least=1)
+    greedy: int = param(0, "heads that a greedy search by labels ablates beside it", least=0)
+    random_draws: int = param(20, "draws of as many heads, the control", least=0)
+    calibration: float = param(
+        0.5, "share of images for means, ranking and search; the others are judged", least=0
+    )
+    properties: tuple[str, ...] = param(
+        (), "columns of the images, such as colour: which head finds images that agree in it"
+    )
+    neighbours: int = param(5, "nearest images that are compared", least=1)
+    queries: int = param(400, "images whose neighbours are looked up", least=1)
+    top: int = param(8, "images of a head and text", least=1)
+    masks: str | None = param(
+        None, "file .npy, bool [example, height, width]: what of each image is its object"
+    )
+    mask_text: str | None = param(
+        None,
+        "column of the images with the text to look for; none is the class that the model says",
+    )
+    map_examples: int = param(4, "images whose heat maps are kept", least=0)
+    seed: int = param(0, "of the halves and of random draws", least=0)
+    memory: str = param("1GB", "for shares that are in memory at once")
+    fingerprint: str | None = param(
+        None, "of texts, classes and masks, filled in so that a result is known by their content"
+    )
+
+    def check(self) -> None:
+        """Refuse parts and settings that mean nothing.
+
+        Raises:
+            ArgumentError: says which.
+        """
+        unknown = [name for name in self.experiments or () if name not in EXPERIMENTS]
+        if unknown:
+            message = f"there is no part {unknown[0]!r}; there are: {', '.join(EXPERIMENTS)}"
+            raise ArgumentError(message)
+        if not 0 < self.calibration < 1:
+            message = f"calibration is a share between 0 and 1, not {self.calibration}"
+            raise ArgumentError(message)

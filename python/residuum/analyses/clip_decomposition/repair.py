@@ -1,0 +1,225 @@
+"""T4: removing what should not matter, by heads that texts, a query or labels point at.
+
+Means, ranking and search see the calibration half alone; accuracies are those of the other half. The
+projection of the cue's direction out of the whole vector is a rival that is often stronger: it
+stands beside the heads so that they are not flattered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from residuum.clip.search import cue_directions, greedy, spurious_scores
+from residuum.errors import InputError
+from residuum.quantities import wilson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from residuum.analyses.clip_decomposition.study import Study
+
+    Numbers = NDArray[np.int64]
+    Floats = NDArray[np.float32]
+    Wide = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to repair: its name, the components it ablates, and logits of the judged half."""
+
+    how: str
+    heads: tuple[tuple[int, int], ...]
+    others: tuple[str, ...]
+    logits: Floats | Wide = field(repr=False, compare=False)
+
+    @property
+    def removed(self) -> str:
+        """As JSON."""
+        return json.dumps({"heads": [list(head) for head in self.heads], "others": self.others})
+
+
+class Repair:
+    """All ways, and how they do."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    @cached_property
+    def ways(self) -> list[Way]:
+        """What can be tried with what is there.
+
+        Raises:
+            InputError: classes, labels or the groups were not named.
+        """
+        if self.study.params.group is None:
+            message = "this needs `group`: the column of the images that should not matter"
+            raise InputError(message)
+        return list(self._ways())
+
+    def _ways(self) -> Iterator[Way]:
+        study, none = self.study, np.zeros(0, np.int64)
+        yield self._way("none", none)
+        mlps = study.shares.numbers("MLP")
+        if len(mlps):
+            yield self._way("mlps", mlps)
+        if study.params.cues:
+            ranked = self.ranked[: study.params.n_remove]
+            yield self._way("ranked", ranked)
+            if len(mlps):
+                yield self._way("mlps and ranked", np.concatenate([mlps, ranked]))
+            yield self._projected()
+        if study.params.remove is not None:
+            yield self._way("sql", self._asked(study.params.remove))
+        if study.params.greedy:
+            found = greedy(
+                study.shares.taken(self.calibration),
+                study.groups.taken(self.calibration),
+                study.shares.numbers("head").tolist(),
+                study.params.greedy,
+            )
+            yield self._way("greedy", np.array(found[-1].components))
+
+    @property
+    def calibration(self) -> Numbers:
+        """Places of images to choose by."""
+        return self.study.halves[0]
+
+    @property
+    def judged(self) -> Numbers:
+        """Places of images to judge by."""
+        return self.study.halves[1]
+
+    @cached_property
+    def lost(self) -> Floats:
+        """What the judged half loses by each component, `[image, component, class]`."""
+        return self.study.shares.lost(self.calibration)[self.judged]
+
+    @cached_property
+    def directions(self) -> tuple[Floats, Floats]:
+        """The cue's and the classes' directions.
+
+        Raises:
+            InputError: a cue that is no text of either store.
+        """
+        from residuum.analyses.clip_decomposition.segment import either
+
+        cues = either(self.study, list(self.study.params.cues))
+        u, v = cue_directions(self.study.classes.vectors, cues)
+        return u.astype(np.float32), v.astype(np.float32)
+
+    @cached_property
+    def ranked(self) -> Numbers:
+        """Heads by how much they vary with the cue and not with the classes, most first."""
+        u, v = self.directions
+        examples = self.study.images.example[self.calibration]
+        shares = self.study.along(np.concatenate([u, v]), examples)
+        heads = self.study.shares.numbers("head")
+        scores = spurious_scores(shares, shares.numbers("head"), len(u))
+        return heads[np.argsort(-scores, kind="stable")]
+
+    def _way(self, how: str, components: Numbers) -> Way:
+        total = self.study.shares.total[self.judged]
+        left = total - self.lost[:, components].sum(axis=1)
+        rows = self.study.shares.components.take(components).to_pylist()
+        heads = tuple((row["layer"], row["head"]) for row in rows if row["kind"] == "head")
+        others = tuple(row["component"] for row in rows if row["kind"] != "head")
+        return Way(how, heads, others, left)
+
+    def _projected(self) -> Way:
+        """The cue's directions taken out of the whole vector."""
+        u, _ = self.directions
+        examples = self.study.images.example[self.judged]
+        along = self.study.along(u, examples).total
+        logits = self.study.shares.total[self.judged] - along @ (u @ self.study.classes.vectors.T)
+        return Way("projection", (), ("cue direction",), logits)
+
+    def _asked(self, query: str) -> Numbers:
+        """Heads that a query names.
+
+        Raises:
+            InputError: it has other columns.
+        """
+        table = self.study.store.sql(query).to_arrow_table()
+        if not {"layer", "head"} <= set(table.column_names):
+            message = (
+                "remove is a query with the columns layer and head, not "
+                f"{', '.join(table.column_names)}: {query}"
+            )
+            raise InputError(message)
+        pairs = zip(table["layer"].to_pylist(), table["head"].to_pylist(), strict=True)
+        return self.study.shares.heads(sorted(set(pairs)))
+
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Rows of the table `groups`."""
+        groups = self.study.groups.taken(self.judged)
+        for way in self.ways:
+            accuracy = groups.accuracy(way.logits)
+            for (label, cue), share, n in zip(
+                groups.names, accuracy.tolist(), groups.sizes.tolist(), strict=True
+            ):
+                lo, hi = wilson(share, n)
+                yield {
+                    "model": self.study.model,
+                    "how": way.how,
+                    "removed": way.removed,
+                    "group_y": self.study.classes.text[label],
+                    "group_b": cue,
+                    "accuracy": share,
+                    "lo": lo,
+                    "hi": hi,
+                    "n": n,
+                }
+
+    def summary(self) -> Iterator[dict[str, Any]]:
+        """Rows of the table `repair`."""
+        groups = self.study.groups.taken(self.judged)
+        for way in self.ways:
+            accuracy = groups.accuracy(way.logits)
+            worst = int(accuracy.argmin())
+            lo, hi = wilson(float(accuracy[worst]), int(groups.sizes[worst]))
+            right = (np.argmax(way.logits, axis=1) == groups.label).mean()
+            yield self._row(way, float(accuracy[worst]), (lo, hi), accuracy.mean(), right)
+        yield from self._random()
+
+    def _row(
+        self, way: Way, worst: float, between: tuple[float, float], balanced: Any, right: Any
+    ) -> dict[str, Any]:
+        return {
+            "model": self.study.model,
+            "how": way.how,
+            "n_head": len(way.heads),
+            "removed": way.removed,
+            "worst_group": worst,
+            "worst_lo": between[0],
+            "worst_hi": between[1],
+            "balanced": float(balanced),
+            "accuracy": float(right),
+            "n": len(self.judged),
+        }
+
+    def _random(self) -> Iterator[dict[str, Any]]:
+        """Draws of as many heads as the ranking ablates, the control."""
+        of, groups = self.study.params, self.study.groups.taken(self.judged)
+        heads = self.study.shares.numbers("head")
+        n = min(of.n_remove, len(heads))
+        random = np.random.default_rng([of.seed, 3])
+        draws = []
+        for _ in range(of.random_draws):
+            way = self._way("random", random.choice(heads, n, replace=False))
+            accuracy = groups.accuracy(way.logits)
+            right = (np.argmax(way.logits, axis=1) == groups.label).mean()
+            draws.append((accuracy.min(), accuracy.mean(), right))
+        if draws:
+            worst, balanced, right = np.array(draws).T
+            between = (float(np.quantile(worst, 0.05)), float(np.quantile(worst, 0.95)))
+            row = self._row(
+                Way("random", (), (), worst), float(worst.mean()), between, balanced.mean(), right.mean()
+            )
+            yield row | {"n_head": n, "removed": json.dumps({"draws": of.random_draws})}
