@@ -15,6 +15,7 @@ from residuum.errors import ArgumentError, SiteError, StoreError
 ALL = [
     "attention_roles",
     "binding_ids",
+    "clip_decomposition",
     "clusters",
     "head_attribution",
     "logit_lens",

@@ -4,8 +4,9 @@
     shares.ablated(shares.heads([(10, 3), (11, 6)]))      logits without them, milliseconds
 
 Shares of all components and the constant sum to the image's own product with each direction, so
-that the mean ablation of any set of components is a sum over their shares: no block is computed, and
-later layers still see what was ablated (direct effects; Gandelsman et al. 2024, sections 3 and 4.2).
+that the mean ablation of any set of components is a sum over their shares: no block is computed,
+and later layers still see what was ablated (direct effects; Gandelsman et al. 2024, sections 3 and
+4.2).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Floats = NDArray[np.float32]
     Numbers = NDArray[np.int64]
+    Part = tuple[str, str, int | None, int | None]
 
 Convention = Literal["folded", "even_split"]
 
@@ -241,7 +243,7 @@ def heads(tower: Tower, z: Array, layer: int, along: Array, divisor: Array) -> A
     return np.asarray(through / divisor[:, None, None])
 
 
-def _parts(stored: Stored, *, even: bool) -> Iterable[tuple[str, str, int | None, int | None]]:
+def _parts(stored: Stored, *, even: bool) -> Iterable[Part]:
     """Name, kind, layer and head of each component."""
     if stored.has_embedding:
         yield "embedding", "embedding", None, None
@@ -257,6 +259,6 @@ def _parts(stored: Stored, *, even: bool) -> Iterable[tuple[str, str, int | None
         yield "rest", "rest", None, None
 
 
-def _steps(parts: Iterable[tuple[str, str, int | None, int | None]]) -> list[tuple[str, int | None]]:
+def _steps(parts: Iterable[Part]) -> list[tuple[str, int | None]]:
     """Kind and layer of each component in turn, the heads of a layer as one."""
     return list(dict.fromkeys((kind, layer) for _, kind, layer, _ in parts))

@@ -119,7 +119,8 @@ def top_images(
 
     Args:
         store: as for `head_vectors`.
-        layer, head: which head.
+        layer: of the head.
+        head: which one.
         direction: `[d_embed]`.
         k: how many.
         by: the share itself, or how far it is from the mean over images, either way.

@@ -1,7 +1,7 @@
 """Which components to ablate: by what texts say of heads, greedily, or by trying every set.
 
-Worst-group accuracy is what a repair is judged by: the accuracy of the group of images (a class on a
-background, say) that is told worst. Choose on some images and judge on others.
+Worst-group accuracy is what a repair is judged by: the accuracy of the group of images (a class on
+a background, say) that is told worst. Choose on some images and judge on others.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class _Judge:
 def spurious_scores(effects: Effects, heads: Numbers, n_cue: int) -> Wide:
     """How much each head varies along what should not matter, and not along what should, `[head]`.
 
-    Variance along the first `n_cue` of the effects' directions less that along the others, which are
-    those of `cue_directions`. No label of an image is used.
+    Variance along the first `n_cue` of the effects' directions less that along the others, which
+    are those of `cue_directions`. No label of an image is used.
     """
     variance = effects.shares[:, heads].astype(np.float64).var(axis=0)
     return np.asarray(variance[:, :n_cue].sum(axis=1) - variance[:, n_cue:].sum(axis=1))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.clip.images import Images
 from residuum.clip.tower import Tower
 from residuum.errors import SiteError
 from residuum.replay.readout import read_final
@@ -15,6 +14,7 @@ from residuum.replay.readout import read_final
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from residuum.clip.images import Images
     from residuum.store import Store
 
     Array = NDArray[Any]

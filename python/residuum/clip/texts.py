@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,8 @@ from residuum.errors import ArgumentError, StoreError
 from residuum.store import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -82,7 +83,7 @@ def classes(store: Store | str | Path, column: str = "class") -> Texts:
 
 @cache
 def general_descriptions() -> tuple[str, ...]:
-    """Our pool of general descriptions of images, a text a line: colours, places, counts, …
+    """Our pool of general descriptions of images: colours, places, counts, lights and so on.
 
     Written for residuum (Apache-2.0). To name heads by it, capture it with the model's text tower:
     `residuum.capture(model, list(residuum.clip.general_descriptions()), "texts.residuum",

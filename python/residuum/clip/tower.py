@@ -1,7 +1,7 @@
 """A vision tower's readout, from the stream at the class token to the joint space, made linear.
 
-The image's vector is `M = norm(r) @ W_proj` with `r` the class token's stream. With the final norm's
-divisor sigma held at its captured value,
+The image's vector is `M = norm(r) @ W_proj` with `r` the class token's stream. With the final
+norm's divisor sigma held at its captured value,
 
     M = sum over components c of r (c @ folded) / sigma + constant
 
@@ -101,7 +101,7 @@ class Tower:
             `folded @ directions.T`, `[d_model, direction]`; computed in float64.
         """
         wide = self.unfolded(directions).astype(np.float64)
-        return (wide - wide.mean(axis=0)).astype(self.projection.dtype)
+        return np.asarray(wide - wide.mean(axis=0), self.projection.dtype)
 
     def unfolded(self, directions: Array) -> Array:
         """The same with each component's mean left in: `diag(gain) @ W_proj @ directions.T`."""

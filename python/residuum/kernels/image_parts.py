@@ -33,9 +33,9 @@ def textspan(texts: ArrayLike, covariance: ArrayLike, n_pick: int) -> TextBasis:
     """Pick texts greedily by the variance of a head's outputs along them (TextSpan).
 
     The text along which outputs vary most is picked, its direction is taken out of outputs and
-    texts, and so on (Gandelsman et al. 2024, section 4). A step costs `text * d` whatever the number
-    of images, because their covariance stands for them. Of equal scores the first text is picked;
-    fewer than `n_pick` are where nothing is left to explain.
+    texts, and so on (Gandelsman et al. 2024, section 4). A step costs `text * d` whatever the
+    number of images, because their covariance stands for them. Of equal scores the first text is
+    picked; fewer than `n_pick` are where nothing is left to explain.
 
     Args:
         texts: `[text, d]`, not normalised: what of each text lies in the head's own space.
@@ -154,7 +154,8 @@ def subset_scores(
         lost: `[component, image, class]`, what the ablation of each takes away.
         labels: whole numbers `[image]`, the class of each image.
         groups: whole numbers `[image]` from 0.
-        sets: whole numbers `[set, size]`, components; sets that begin alike cost least side by side.
+        sets: whole numbers `[set, size]`, components; sets that begin alike cost least side by
+            side.
 
     Returns:
         int64 `[set, group]`.
@@ -174,6 +175,9 @@ def subset_scores(
 def _counts(name: str, values: ArrayLike, n_axis: int) -> NDArray[np.uint32]:
     array = np.asarray(values)
     if array.ndim != n_axis or (array.size and (array.dtype.kind not in "iu" or array.min() < 0)):
-        message = f"`{name}` are whole numbers from 0 along {n_axis} axes, not {array.dtype} {list(array.shape)}"
+        message = (
+            f"`{name}` are whole numbers from 0 along {n_axis} axes, not {array.dtype} "
+            f"{list(array.shape)}"
+        )
         raise ArgumentError(message)
     return np.ascontiguousarray(array, np.uint32)

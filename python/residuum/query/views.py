@@ -71,10 +71,8 @@ def site(store: Store, array: SiteArray, functions: Set[str]) -> str:
     numbers = ["row"]
     if array.has_layers:
         numbers.append("layer")
-    if whole := "token" in array.axes:  # an image's tokens and heads are one vector
-        width = array.row_len
-    else:
-        width = array.row_shape[-1]
+    whole = "token" in array.axes  # an image's tokens and heads are one vector
+    width = array.row_len if whole else array.row_shape[-1]
     numbers.extend(axis for axis in array.axes if axis in ("head", "kv_head") and not whole)
     where = f"{quote.text(str(store.path))}, {quote.text(array.name)}"
     # A site without layers has the layer 0 for the function, so that a head could follow.

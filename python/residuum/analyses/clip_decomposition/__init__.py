@@ -8,10 +8,11 @@ Decomposition, arXiv 2310.05916. From a store of class tokens (`z`, `resid_final
     effect.py    direct effects of components          ablation.py   sets replaced by their means
     textspan.py  texts of heads, their completeness    repair.py     what should not matter, removed
     heatmap.py, segment.py   image patches             retrieval.py  images by one property
+    pictures.py  small copies of images for reports
 
-The arithmetic is that of `residuum.clip`. Departures: components are centred each by itself, so that
-no bias has to be shared out (`convention=even_split` does as the paper's code); TextSpan works on
-covariances; heads are ranked by texts automatically, beside those that a query names.
+The arithmetic is that of `residuum.clip`. Departures: components are centred each by itself, so
+that no bias has to be shared out (`convention=even_split` does as the paper's code); TextSpan works
+on covariances; heads are ranked by texts automatically, beside those that a query names.
 """
 
 from typing import TYPE_CHECKING

@@ -62,7 +62,7 @@ def _means(study: Study) -> Wide:
 
 
 def _class_token(study: Study) -> Wide | None:
-    """What class tokens say by looking at themselves, less its mean; None where it was not captured."""
+    """What class tokens say by looking at themselves, less its mean; None where not captured."""
     try:
         own = class_token_shares(study.store, study.classes.vectors)
     except SiteError:
@@ -71,7 +71,7 @@ def _class_token(study: Study) -> Wide | None:
 
 
 def _sets(study: Study, own: Wide | None) -> Mapping[tuple[str, int | None], tuple[Numbers, bool]]:
-    """Components of each set by its name, and whether class tokens' looks at themselves are in it."""
+    """Components of each set, and whether class tokens' looks at themselves are in it too."""
     parts: Effects = study.along(study.classes.vectors[:1], study.images.example[:1])
     mlps = parts.numbers("MLP")
     if not len(mlps):

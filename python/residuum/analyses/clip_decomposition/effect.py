@@ -31,7 +31,7 @@ def effect(study: Study) -> Iterator[dict[str, Any]]:
         total.add(final @ whole / divisor[:, None])
         for name, vectors in _vectors(study, images, divisor, whole):
             spreads.setdefault(name, _Spread()).add(vectors)
-    for part in study.along(whole[:0, :0].reshape(0, study.stored.tower.d_embed)).components.to_pylist():
+    for part in study.components.to_pylist():
         spread = spreads.get(part["component"])
         yield {
             "model": study.model,

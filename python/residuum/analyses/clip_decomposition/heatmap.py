@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from residuum.clip.maps import head_maps, map_layers, patch_maps
 from residuum.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from residuum.analyses.clip_decomposition.study import Study

@@ -15,6 +15,7 @@ EXPERIMENTS = (
     "retrieval",
     "heatmap",
     "segment",
+    "pictures",
 )
 
 

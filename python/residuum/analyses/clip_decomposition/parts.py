@@ -8,6 +8,7 @@ from residuum.analyses.clip_decomposition.ablation import ablation
 from residuum.analyses.clip_decomposition.effect import effect
 from residuum.analyses.clip_decomposition.heatmap import heatmap
 from residuum.analyses.clip_decomposition.params import EXPERIMENTS
+from residuum.analyses.clip_decomposition.pictures import pictures
 from residuum.analyses.clip_decomposition.repair import Repair
 from residuum.analyses.clip_decomposition.retrieval import Retrieval
 from residuum.analyses.clip_decomposition.segment import segment
@@ -33,7 +34,7 @@ def parts(study: Study) -> dict[str, pa.Table]:
     """
     tables = {spec.name: tabled(spec.name, []) for spec in SPECS}
     skipped: list[Mapping[str, Any]] = []
-    made = _made(study)
+    made = _made(study, tables)
     for name in EXPERIMENTS:
         if not study.wants(name):
             continue
@@ -44,12 +45,15 @@ def parts(study: Study) -> dict[str, pa.Table]:
                 raise
             skipped.append({"experiment": name, "reason": str(error)})
         else:
-            tables |= found
+            tables.update(found)
     return tables | {"skipped": tabled("skipped", skipped)}
 
 
-def _made(study: Study) -> dict[str, dict[str, Callable[[], Rows]]]:
-    """How the tables of each part are made; what several need is made once."""
+def _made(study: Study, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Callable[[], Rows]]]:
+    """How the tables of each part are made; what several need is made once.
+
+    `tables` are those that are there by the time a part is made.
+    """
     spans, repair, retrieval = TextSpan(study), Repair(study), Retrieval(study)
     return {
         "effect": {"effect": lambda: effect(study)},
@@ -61,4 +65,5 @@ def _made(study: Study) -> dict[str, dict[str, Callable[[], Rows]]]:
         "retrieval": {"retrieval": lambda: retrieval.rows, "similar": retrieval.similar},
         "heatmap": {"heatmap": lambda: heatmap(study, spans)},
         "segment": {"segment": lambda: segment(study)},
+        "pictures": {"pictures": lambda: pictures(study, tables)},
     }

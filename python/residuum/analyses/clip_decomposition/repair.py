@@ -1,7 +1,7 @@
 """T4: removing what should not matter, by heads that texts, a query or labels point at.
 
-Means, ranking and search see the calibration half alone; accuracies are those of the other half. The
-projection of the cue's direction out of the whole vector is a rival that is often stronger: it
+Means, ranking and search see the calibration half alone; accuracies are those of the other half.
+The projection of the cue's direction out of the whole vector is a rival that is often stronger: it
 stands beside the heads so that they are not flattered.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from residuum.analyses.clip_decomposition.segment import either
 from residuum.clip.search import cue_directions, greedy, spurious_scores
 from residuum.errors import InputError
 from residuum.quantities import wilson
@@ -49,6 +50,7 @@ class Repair:
     """All ways, and how they do."""
 
     def __init__(self, study: Study) -> None:
+        """Nothing is computed before it is asked for."""
         self.study = study
 
     @cached_property
@@ -108,8 +110,6 @@ class Repair:
         Raises:
             InputError: a cue that is no text of either store.
         """
-        from residuum.analyses.clip_decomposition.segment import either
-
         cues = either(self.study, list(self.study.params.cues))
         u, v = cue_directions(self.study.classes.vectors, cues)
         return u.astype(np.float32), v.astype(np.float32)
@@ -184,23 +184,18 @@ class Repair:
             accuracy = groups.accuracy(way.logits)
             worst = int(accuracy.argmin())
             lo, hi = wilson(float(accuracy[worst]), int(groups.sizes[worst]))
-            right = (np.argmax(way.logits, axis=1) == groups.label).mean()
-            yield self._row(way, float(accuracy[worst]), (lo, hi), accuracy.mean(), right)
+            right = float((np.argmax(way.logits, axis=1) == groups.label).mean())
+            yield self._row(way, [accuracy[worst], lo, hi, accuracy.mean(), right])
         yield from self._random()
 
-    def _row(
-        self, way: Way, worst: float, between: tuple[float, float], balanced: Any, right: Any
-    ) -> dict[str, Any]:
+    def _row(self, way: Way, numbers: list[float]) -> dict[str, Any]:
+        names = ("worst_group", "worst_lo", "worst_hi", "balanced", "accuracy")
         return {
             "model": self.study.model,
             "how": way.how,
             "n_head": len(way.heads),
             "removed": way.removed,
-            "worst_group": worst,
-            "worst_lo": between[0],
-            "worst_hi": between[1],
-            "balanced": float(balanced),
-            "accuracy": float(right),
+            **dict(zip(names, map(float, numbers), strict=True)),
             "n": len(self.judged),
         }
 
@@ -218,8 +213,7 @@ class Repair:
             draws.append((accuracy.min(), accuracy.mean(), right))
         if draws:
             worst, balanced, right = np.array(draws).T
-            between = (float(np.quantile(worst, 0.05)), float(np.quantile(worst, 0.95)))
-            row = self._row(
-                Way("random", (), (), worst), float(worst.mean()), between, balanced.mean(), right.mean()
-            )
+            lo, hi = np.quantile(worst, [0.05, 0.95])
+            numbers = [worst.mean(), lo, hi, balanced.mean(), right.mean()]
+            row = self._row(Way("random", (), (), worst), numbers)
             yield row | {"n_head": n, "removed": json.dumps({"draws": of.random_draws})}

@@ -29,6 +29,7 @@ class Retrieval:
     """Nearest images of a sample of queries, head by head."""
 
     def __init__(self, study: Study) -> None:
+        """Nothing is computed before it is asked for."""
         self.study = study
 
     @cached_property

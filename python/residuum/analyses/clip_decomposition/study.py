@@ -22,6 +22,7 @@ from residuum.quantities import parse_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from residuum.analyses.clip_decomposition.params import Params
@@ -94,7 +95,9 @@ class Study:
         table = self.store.examples.to_table(columns=["example", name]).sort_by("example")
         values = table[name].cast("string").to_pylist()
         if None in values:
-            message = f"column {name!r} of {self.store.path} is empty at example {values.index(None)}"
+            message = (
+                f"column {name!r} of {self.store.path} is empty at example {values.index(None)}"
+            )
             raise InputError(message)
         return np.array(values)
 
@@ -105,7 +108,8 @@ class Study:
         Raises:
             InputError: no column was named, or it holds what is no class.
         """
-        values = self.column(self._given("label", "the column of the images that names their class"))
+        what = "the column of the images that names their class"
+        values = self.column(self._given("label", what))
         place = {name: number for number, name in enumerate(self.classes.text)}
         other = [name for name in np.unique(values).tolist() if name not in place]
         if other:
@@ -125,9 +129,7 @@ class Study:
 
     @cached_property
     def halves(self) -> tuple[Numbers, Numbers]:
-        """Places of images to calibrate on, and of those that are judged; a repeated image is on
-        one side.
-        """
+        """Places of images to calibrate on, and of those that are judged; repeats are together."""
         rows, image = np.unique(self.images.row, return_inverse=True)
         order = np.random.default_rng([self.params.seed, 0]).permutation(len(rows))
         n = round(len(rows) * self.params.calibration)
@@ -151,6 +153,12 @@ class Study:
         n_component = self.stored.tower.n_layer * (self.stored.tower.n_head + 2) + 2
         for place in self.images.blocks(8 * n_component * len(directions), self.budget):
             yield place, self.along(directions, self.images.example[place])
+
+    @cached_property
+    def components(self) -> pa.Table:
+        """What the store holds of the stream; see `Effects.components`."""
+        one = np.zeros((1, self.stored.tower.d_embed), np.float32)
+        return self.along(one, self.images.example[:1]).components
 
     @cached_property
     def shares(self) -> Effects:

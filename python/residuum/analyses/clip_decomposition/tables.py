@@ -202,6 +202,18 @@ SPECS = (
             ]
         ),
     ),
+    TableSpec(
+        "pictures",
+        "a small copy of an image that the other tables speak of",
+        pa.schema(
+            [
+                EXAMPLE,
+                column("width", INT32, "of the copy", unit="pixels"),
+                column("height", INT32, "of the copy", unit="pixels"),
+                column("png", pa.binary(), "the copy"),
+            ]
+        ),
+    ),
     SKIPPED,
 )
 

@@ -25,6 +25,7 @@ class TextSpan:
     """The bases of a study, made once."""
 
     def __init__(self, study: Study) -> None:
+        """Nothing is computed before it is asked for."""
         self.study = study
 
     @cached_property
@@ -34,9 +35,7 @@ class TextSpan:
 
     def _bases(self, pool: Floats) -> list[HeadBasis]:
         of = self.study.params
-        return text_bases(
-            self.study.store, pool, layers=of.layers, n_text=of.n_text, rank=of.rank
-        )
+        return text_bases(self.study.store, pool, layers=of.layers, n_text=of.n_text, rank=of.rank)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Of the table `textspan`."""
@@ -82,7 +81,7 @@ class TextSpan:
                 }
 
     def accuracy(self) -> Iterator[dict[str, Any]]:
-        """Of the table `textspan_accuracy`: the completeness of m texts, and of random directions."""
+        """Of the table `textspan_accuracy`: how complete m texts are, and m random directions."""
         study = self.study
         random = np.random.default_rng([study.params.seed, 1])
         shape = (len(study.texts), study.stored.tower.d_embed)
@@ -112,16 +111,16 @@ class TextSpan:
             divisor = stored.tower.divisor(final)
             total = final @ stored.tower.along(classes) / divisor[:, None]
             total += stored.tower.constant(classes)
-            changed = {m: total.astype(np.float64) for m in steps}
+            changed: dict[int, Wide] = {m: total.astype(np.float64) for m in steps}
             for basis in bases:
-                z = stored.z(images, basis.layer)[:, basis.head] / divisor[:, None]
+                z = np.asarray(stored.z(images, basis.layer)[:, basis.head] / divisor[:, None])
                 for m in steps:
                     changed[m] += self._change(basis, z, m)
             for m in steps:
                 logits[m][place] = changed[m]
         yield from logits.items()
 
-    def _change(self, basis: HeadBasis, z: Floats, m: int) -> Wide:
+    def _change(self, basis: HeadBasis, z: NDArray[Any], m: int) -> Wide:
         """Logits that a head's replacement adds, `[image, class]`."""
         tower, classes = self.study.stored.tower, self.study.classes.vectors
         directions = np.concatenate([classes, basis.directions[:m].astype(np.float32)])
