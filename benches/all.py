@@ -26,6 +26,7 @@ NAMES = (
     "codecs",
     "lenses",
     "judging",
+    "clip",
 )
 ALONE = ("gpu_capture",)
 """Run by hand, where there is what they need; kept like the others."""

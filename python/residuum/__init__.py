@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from residuum import analyses as analyses
+from residuum import clip as clip
 from residuum import lenses as lenses
 from residuum import query as query
 from residuum._residuum import __version__

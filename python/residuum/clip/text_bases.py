@@ -94,12 +94,12 @@ def text_bases(
         or [np.empty(0, np.float32)]
     )
     found = []
+    whole = stored.tower.astype(np.float64).along(np.eye(stored.tower.d_embed))
     for layer in chosen:
         moments = kernels.site_head_moments(store["z"], layer, images.row, scale)
-        found += [
-            _basis(stored.tower, moments, (layer, head), pool, n_text, rank)
-            for head in range(stored.tower.n_head)
-        ]
+        for head, weight in enumerate(stored.tower.w_o[layer]):
+            through = weight.astype(np.float64) @ whole
+            found.append(_basis(through, moments, (layer, head), pool, n_text, rank))
     return found
 
 
@@ -116,7 +116,7 @@ def _check(pool: NDArray[Any], tower: Tower, n_text: int, rank: int | None) -> N
 
 
 def _basis(
-    tower: Tower,
+    through: Wide,
     moments: HeadMoments,
     place: tuple[int, int],
     pool: NDArray[np.float32],
@@ -125,13 +125,12 @@ def _basis(
 ) -> HeadBasis:
     layer, head = place
     mean, covariance = moments.mean[head], moments.covariance[head]
-    through = _through(tower, layer, head)  # [d_head, d_embed]
-    span = head_span(through, covariance + np.outer(mean, mean), rank)
+    span = head_span(through, covariance + np.outer(mean, mean), rank)  # [d_embed, d]
     inside = through @ span  # [d_head, d]
     basis = kernels.textspan(
         kernels.matmul(pool, span.astype(np.float32)), inside.T @ covariance @ inside, n_text
     )
-    total = float(np.einsum("ij,ik,jk->", covariance, through, through, optimize=True))
+    total = float((covariance * (through @ through.T)).sum())
     return HeadBasis(
         layer,
         head,
@@ -143,23 +142,24 @@ def _basis(
     )
 
 
-def _through(tower: Tower, layer: int, head: int) -> Wide:
-    """R of a head, `[d_head, d_embed]`, in float64."""
-    wide = tower.gain.astype(np.float64)[:, None] * tower.projection.astype(np.float64)
-    folded = wide - wide.mean(axis=0)
-    return np.asarray(tower.w_o[layer, head].astype(np.float64) @ folded)
-
-
 def head_span(through: Wide, second: Wide, rank: int | None = None) -> Wide:
     """The leading right singular vectors of a head's outputs, not centred, `[d_embed, d]`.
 
     Args:
-        through: R, `[d_head, d_embed]`.
+        through: R, `[d_head, d_embed]`: outputs are `z @ R / sigma`.
         second: mean of products of `z / sigma`, `[d_head, d_head]`.
         rank: how many at most; those in which there is nothing are left out in any case.
     """
-    q, r = np.linalg.qr(through.T)  # [d_embed, d], [d, d_head]
-    values, vectors = np.linalg.eigh(r @ second @ r.T)
+    # R = root @ rows with orthonormal rows, so that all else is d_head wide.
+    lengths, turns = _leading(through @ through.T)
+    root = turns * np.sqrt(lengths)
+    rows = (turns / np.sqrt(lengths)).T @ through
+    _, inside = _leading(root.T @ second @ root)
+    return np.asarray(rows.T @ inside[:, :rank])
+
+
+def _leading(matrix: Wide) -> tuple[Wide, Wide]:
+    """Eigenvalues that are not rounding, largest first, and their vectors `[d, eigenvalue]`."""
+    values, vectors = np.linalg.eigh(matrix)
     kept = values > FLAT * max(values.max(initial=0.0), 0.0)
-    leading = vectors[:, kept][:, ::-1]
-    return np.asarray(q @ leading[:, :rank])
+    return values[kept][::-1], vectors[:, kept][:, ::-1]

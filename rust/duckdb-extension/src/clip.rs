@@ -218,7 +218,8 @@ impl<P: Part> TableFunction for Contributions<P> {
         worker: &mut Cursor<Block>,
         out: &mut OutputChunk<'_>,
     ) -> Result<usize> {
-        let of_image = self.site.spec().row_len() * if self.site.name() == "v" { self.n_token } else { 1 };
+        let of_image =
+            self.site.spec().row_len() * if self.site.name() == "v" { self.n_token } else { 1 };
         let bytes = (self.layers.len() * self.per_layer() + of_image) * size_of::<f32>();
         let block = (BUDGET_BYTES / bytes.max(1)).clamp(1, MAX_BLOCK_IMAGES);
         let compute = |images| self.compute(scan, images);

@@ -8,8 +8,8 @@
 use rayon::prelude::*;
 
 use super::check::{elements, rows_of, same_len};
-use crate::vector::widest;
 use crate::Result;
+use crate::vector::widest;
 
 /// Texts whose scores one task brings up to date.
 const TEXT_BLOCK: usize = 512;
@@ -49,7 +49,8 @@ pub fn textspan(texts: &[f32], covariance: &[f64], d: usize, n_pick: usize) -> R
     while basis.texts.len() < n_pick {
         let Some(text) = left.best() else { break };
         let direction = left.direction(text);
-        let Some(taken) = direction.and_then(|unit| left.take(&unit, LEAST * total).map(|v| (unit, v)))
+        let Some(taken) =
+            direction.and_then(|unit| left.take(&unit, LEAST * total).map(|v| (unit, v)))
         else {
             break;
         };
