@@ -13,7 +13,6 @@ compared by processor time, per head, the pass over the store included.
 import argparse
 import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,40 +133,24 @@ class Published:
         return total / self.sigma[:n_image, None]
 
 
-def seconds_of_processor(call: Callable[[], object]) -> float:
-    """Processor time of all threads."""
-    started = time.process_time()
-    call()
-    return time.process_time() - started
-
-
 def textspan(report: Report, published: Published, n_text: int, n_pick: int) -> None:
     """Same picks first; then processor time per head."""
     store, texts = published.images.store, unit(n_text, 1)
     heads, pool = published.heads(), torch.from_numpy(texts)
     bases = clip.text_bases(store, texts, layers=range(N_LAYER), n_text=n_pick)
-    asked = [0, 17, 46]
-    for number in asked:
+    literal = []
+    for number in (0, 17, 46):
         head = heads[:, number // N_HEAD, number % N_HEAD]
-        literal = published.textspan(head, pool, n_pick)
-        assert literal == bases[number].texts.tolist(), (literal, bases[number].texts)
-    slow = np.median(
-        [
-            seconds_of_processor(
-                lambda n=n: published.textspan(heads[:, n // N_HEAD, n % N_HEAD], pool, n_pick)
-            )
-            for n in asked
-        ]
-    )
-    ours = np.median(
-        [
-            seconds_of_processor(
-                lambda: clip.text_bases(store, texts, layers=range(N_LAYER), n_text=n_pick)
-            )
-            / (N_LAYER * N_HEAD)
-            for _ in range(3)
-        ]
-    )
+        started = time.process_time()
+        picks = published.textspan(head, pool, n_pick)
+        literal.append(time.process_time() - started)
+        assert picks == bases[number].texts.tolist(), (picks, bases[number].texts)
+    quick = []
+    for _ in range(3):
+        started = time.process_time()
+        clip.text_bases(store, texts, layers=range(N_LAYER), n_text=n_pick)
+        quick.append((time.process_time() - started) / (N_LAYER * N_HEAD))
+    slow, ours = np.median(literal), np.median(quick)
     title = (
         f"TextSpan, {len(heads):,} images, {n_text:,} texts, {n_pick} picks: processor time a head"
     )
@@ -178,7 +161,7 @@ def textspan(report: Report, published: Published, n_text: int, n_pick: int) -> 
             ["residuum, reading the store", f"{1e3 * ours:,.1f} ms", "1"],
         ],
     )
-    rates = {"published form, torch": 1 / slow, "residuum": 1 / ours}
+    rates = {"published form, torch": 1 / float(slow), "residuum": 1 / float(ours)}
     goal = Goal("the published form", ("published form, torch",), 100)
     report.judge("TextSpan, processor time", "residuum", rates, [goal])
 
