@@ -54,7 +54,8 @@ pub fn image_patch_maps(
     if let Some(scale) = scale {
         same_axis("image", ("pattern", n_image), ("scale", scale.len()))?;
     }
-    if out.is_empty() {
+    if out.is_empty() || d_head == 0 {
+        out.fill(0.0);
         return Ok(());
     }
     let images = pattern.par_chunks(of_pattern).zip(v.par_chunks(of_v)).enumerate();
