@@ -15,6 +15,9 @@ use crate::vector::widest;
 const TEXT_BLOCK: usize = 512;
 /// A step that explains less of the variance than this finds rounding errors, and is not made.
 const LEAST: f64 = 1e-12;
+/// A text of whose squared length less than this share is left is spanned by those before it: what
+/// is left is rounding, of texts that come in f32.
+const SPANNED: f64 = 1e-12;
 
 /// The texts of one head, in the order in which they were picked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +45,7 @@ pub fn textspan(texts: &[f32], covariance: &[f64], d: usize, n_pick: usize) -> R
         texts: texts.iter().copied().map(f64::from).collect(),
         covariance: covariance.to_vec(),
         scores: vec![0.0; n_text],
+        lengths: texts.chunks_exact(d.max(1)).map(|text| [square(text); 2]).collect(),
     };
     left.score();
     let total: f64 = (0..d).map(|i| covariance[i * d + i]).sum();
@@ -61,6 +65,11 @@ pub fn textspan(texts: &[f32], covariance: &[f64], d: usize, n_pick: usize) -> R
     Ok(basis)
 }
 
+/// Its squared length.
+fn square(text: &[f32]) -> f64 {
+    text.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
+}
+
 /// What the picks so far have left of texts and covariance.
 struct Left {
     d: usize,
@@ -68,8 +77,11 @@ struct Left {
     texts: Vec<f64>,
     /// `[d, d]`
     covariance: Vec<f64>,
-    /// `[text]`: the variance along each text, which is not of unit length.
+    /// `[text]`: the variance along each text, which is not of unit length; NaN where the text is
+    /// spanned by the picks.
     scores: Vec<f64>,
+    /// `[text]`: squared lengths, at first and of what is left.
+    lengths: Vec<[f64; 2]>,
 }
 
 impl Left {
@@ -134,12 +146,18 @@ impl Left {
         let d = self.d;
         let blocks = self.scores.par_chunks_mut(TEXT_BLOCK);
         let texts = self.texts.par_chunks_mut(TEXT_BLOCK * d);
-        blocks.zip(texts).for_each(|(scores, texts)| {
+        let lengths = self.lengths.par_chunks_mut(TEXT_BLOCK);
+        blocks.zip(texts).zip(lengths).for_each(|((scores, texts), lengths)| {
             widest!({
-                for (score, text) in scores.iter_mut().zip(texts.chunks_exact_mut(d)) {
+                let texts = texts.chunks_exact_mut(d);
+                for ((score, text), [first, left]) in scores.iter_mut().zip(texts).zip(lengths) {
                     let [share, crossed] = two_dots(text, unit, along);
                     *score += share * (share * variance - 2.0 * crossed);
                     text.iter_mut().zip(unit).for_each(|(value, &u)| *value -= share * u);
+                    *left -= share * share;
+                    if *left <= SPANNED * *first {
+                        *score = f64::NAN;
+                    }
                 }
             });
         });
