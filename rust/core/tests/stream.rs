@@ -245,6 +245,62 @@ fn nearest_rows_moments_and_clusters_stream() {
 }
 
 #[test]
+fn moments_of_heads_are_those_of_scaled_rows() {
+    let made = Made::new(Site::ResidPost);
+    let store = made.store();
+    let z = store.site("z").unwrap();
+    // In no order, one of them twice.
+    let rows = [5_u64, 36, 0, 12, 5, 30, 17, 8, 9, 21, 22];
+    let scale: Vec<f32> = uniform(30, rows.len()).iter().map(|value| value + 1.5).collect();
+    let n = rows.len() as f64;
+    let of = |head: usize, feature: usize| -> Vec<f64> {
+        let at = |row: u64| (row as usize * N_HEAD + head) * D_HEAD + feature;
+        let scaled = rows.iter().zip(&scale).map(|(&row, scale)| made.z[at(row)] / scale);
+        scaled.map(f64::from).collect()
+    };
+    // Room for one row, for a few that fill no chunk, for all.
+    for budget in [8 * N_HEAD * D_HEAD, 3 * 8 * N_HEAD * D_HEAD, 1 << 20] {
+        let moments = stream::head_moments(z, 2, &rows, &scale, budget).unwrap();
+        assert_eq!(moments.len(), N_HEAD);
+        for (head, moments) in moments.iter().enumerate() {
+            assert_eq!(moments.count(), rows.len() as u64);
+            let covariance = moments.covariance(0).unwrap();
+            for i in 0..D_HEAD {
+                let (x, mean) = (of(head, i), of(head, i).iter().sum::<f64>() / n);
+                assert!((moments.mean()[i] - mean).abs() < 1e-6);
+                for j in 0..D_HEAD {
+                    let (y, other) = (of(head, j), of(head, j).iter().sum::<f64>() / n);
+                    let products = x.iter().zip(&y).map(|(x, y)| (x - mean) * (y - other));
+                    // Products of one block are f32, of values below 2.
+                    let off = covariance[i * D_HEAD + j] - products.sum::<f64>() / n;
+                    assert!(off.abs() < 2e-6, "head {head}, {i} and {j}: {off}");
+                }
+            }
+        }
+    }
+    assert_eq!(stream::head_moments(z, 2, &[], &[], BUDGET).unwrap()[4].count(), 0);
+}
+
+#[test]
+fn moments_of_heads_say_what_is_missing() {
+    let made = Made::new(Site::ResidPost);
+    let store = made.store();
+    let (z, resid) = (store.site("z").unwrap(), store.site("resid_post").unwrap());
+    let says = |found: residuum_core::Result<Vec<_>>| {
+        found.map(|_: Vec<residuum_core::kernels::moments::Moments>| ()).unwrap_err().to_string()
+    };
+    let rows = [0_u64, 1];
+    let no_heads = says(stream::head_moments(resid, 0, &rows, &[1.0; 2], BUDGET));
+    assert!(no_heads.contains("the rows of `resid_post` are not heads"), "{no_heads}");
+    let lengths = says(stream::head_moments(z, 2, &rows, &[1.0; 3], BUDGET));
+    assert!(lengths.contains("divisors of rows"), "{lengths}");
+    let budget = says(stream::head_moments(z, 2, &rows, &[1.0; 2], 8 * N_HEAD * D_HEAD - 1));
+    assert!(budget.contains("budget of 279 bytes"), "{budget}");
+    assert!(stream::head_moments(z, 1, &rows, &[1.0; 2], BUDGET).is_err(), "layer 1 is not there");
+    assert!(stream::head_moments(z, 2, &[N_ROW as u64], &[1.0], BUDGET).is_err());
+}
+
+#[test]
 fn each_chunk_is_read_once() {
     let made = Made::new(Site::ResidPost);
     let store = made.store();
