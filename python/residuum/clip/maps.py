@@ -52,9 +52,10 @@ def patch_maps(
     Raises:
         StoreError: no CLIP vision tower.
         SiteError: a site or layer that was not captured.
+        SelectionError: a head that no layer has.
     """
     images, stored = Images.of(store, examples), Stored(store)
-    wanted = _wanted(store, layers, heads)
+    wanted = _wanted(stored, layers, heads)
     given = np.asarray(directions, np.float32)
     out = np.zeros((len(images), images.n_token, len(given)), np.float32)
     along = stored.tower.along(given)
@@ -79,7 +80,7 @@ def head_maps(
 ) -> Floats:
     """The same for every head of a layer by itself, `[image, head, token, direction]`."""
     images, stored = Images.of(store, examples), Stored(store)
-    _wanted(store, [layer], None)
+    _wanted(stored, [layer], None)
     given = np.asarray(directions, np.float32)
     readout = stored.tower.readout(layer, stored.tower.along(given))
     shape = (len(images), stored.tower.n_head, images.n_token, len(given))
@@ -126,18 +127,18 @@ def map_layers(store: Store) -> tuple[int, ...]:
 
 
 def _wanted(
-    store: Store, layers: Sequence[int] | None, heads: Iterable[Sequence[int]] | None
+    stored: Stored, layers: Sequence[int] | None, heads: Iterable[Sequence[int]] | None
 ) -> dict[int, list[int] | None]:
     """Which heads of each layer; None is all of them."""
     if layers is not None and heads is not None:
         message = "give layers or heads, not both: a head names its layer"
         raise ArgumentError(message)
     wanted: dict[int, list[int] | None]
+    store = stored.store
     there = map_layers(store)
     if heads is not None:
-        pairs = sorted({(int(layer), int(head)) for layer, head in heads})
         wanted = {}
-        for layer, head in pairs:
+        for layer, head in stored.pairs(heads):
             wanted[layer] = [*(wanted.get(layer) or []), head]
     else:
         wanted = dict.fromkeys(there if layers is None else layers)

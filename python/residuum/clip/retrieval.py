@@ -29,8 +29,8 @@ class Ranked:
     """Images in order.
 
     Attributes:
-        example: int64 `[query, rank]`, numbers of examples.
-        value: float32 `[query, rank]`, cosine similarity or share.
+        example: int64 `[query, rank]`, numbers of examples; -1 where there is none.
+        value: float32 `[query, rank]`, cosine similarity or share; NaN where there is none.
     """
 
     example: NDArray[np.int64]
@@ -54,13 +54,14 @@ def head_vectors(
 
     Raises:
         ArgumentError: no head.
+        SelectionError: a head that no layer has.
         SiteError: a layer that was not captured.
     """
-    pairs = sorted({(int(layer), int(head)) for layer, head in heads})
+    stored, images = Stored(store), Images.of(store, examples)
+    pairs = stored.pairs(heads)
     if not pairs:
         message = "name one head at least, as a pair of layer and head"
         raise ArgumentError(message)
-    stored, images = Stored(store), Images.of(store, examples)
     along = stored.tower.along(np.eye(stored.tower.d_embed, dtype=np.float32))
     out = np.zeros((len(images), stored.tower.d_embed), np.float32)
     each = 4 * stored.tower.w_o.shape[-1] + 4 * stored.tower.n_head * stored.tower.d_embed
@@ -71,7 +72,7 @@ def head_vectors(
             chosen = [head for at, head in pairs if at == layer]
             shares = head_shares(stored.tower, stored.z(some, layer), layer, along, divisor)
             out[place] += shares[:, chosen].sum(axis=1)
-    return out - out.mean(axis=0) if centred else out
+    return out - out.mean(axis=0, dtype=np.float64).astype(np.float32) if centred else out
 
 
 def similar_images(
@@ -87,7 +88,8 @@ def similar_images(
     Args:
         store: as for `head_vectors`.
         heads: those of the property, such as all that say colours.
-        queries: numbers of examples; an image is not found for itself.
+        queries: numbers of examples among those that are searched; an image is not found for
+            itself, and one on the mean, which has no direction, neither finds nor is found.
         k: how many for each.
         examples: numbers of those that are searched; all by default.
     """
@@ -95,15 +97,14 @@ def similar_images(
     vectors = head_vectors(store, heads, examples=examples)
     asked = images.named(queries)
     place = {number: at for at, number in enumerate(images.example.tolist())}
-    at = np.array([place[number] for number in asked.example.tolist()])
+    at = np.array([place[number] for number in asked.example.tolist()], np.int64)
     found = kernels.knn(vectors, vectors[at], min(k + 1, len(images)), metric="cosine")
     own = found.rows == at[:, None]
     own[~own.any(axis=1), -1] = True  # a twin stood in its place: leave out the last
     keep = ~own
     shape = (len(at), found.rows.shape[1] - 1)
-    return Ranked(
-        images.example[found.rows[keep]].reshape(shape), found.scores[keep].reshape(shape)
-    )
+    rows, scores = found.rows[keep].reshape(shape), found.scores[keep].reshape(shape)
+    return Ranked(np.where(rows < 0, -1, images.example[rows]), scores)
 
 
 def top_images(
@@ -125,7 +126,14 @@ def top_images(
         k: how many.
         by: the share itself, or how far it is from the mean over images, either way.
     """
+    if by not in ("share", "deviation"):
+        message = f"by is share or deviation, not {by!r}"
+        raise ArgumentError(message)
     shares = head_vectors(store, [(layer, head)], centred=by == "deviation")
-    along = shares @ np.asarray(direction, np.float32)
+    given = np.asarray(direction, np.float32)
+    if given.shape != shares.shape[1:]:
+        message = f"a direction is [{shares.shape[1]}], not {list(given.shape)}"
+        raise ArgumentError(message)
+    along = shares @ given
     order = np.argsort(-np.abs(along) if by == "deviation" else -along, kind="stable")[:k]
     return Ranked(Images.of(store).example[order][None], along[order][None])

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.clip.tower import Tower
-from residuum.errors import SiteError
+from residuum.errors import SelectionError, SiteError
 from residuum.replay.readout import read_final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from residuum.clip.images import Images
@@ -38,6 +40,25 @@ class Stored:
                 "with --site z --site resid_final --positions first."
             )
             raise SiteError(message)
+        if not {"resid_final", "resid_post"} & set(store.sites):
+            message = (
+                f"shares need the stream at the end, which {store.path} does not hold: capture "
+                "with --site resid_final."
+            )
+            raise SiteError(message)
+
+    def pairs(self, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+        """Pairs of layer and head in order, each once.
+
+        Raises:
+            SelectionError: a head that no layer has.
+        """
+        pairs = sorted({(int(layer), int(head)) for layer, head in heads})
+        for layer, head in pairs:
+            if not 0 <= head < self.tower.n_head:
+                message = f"head L{layer}H{head} does not exist: layers have {self.tower.n_head}"
+                raise SelectionError(message)
+        return pairs
 
     @property
     def layers(self) -> tuple[int, ...]:
