@@ -157,9 +157,9 @@ class _Judge:
     def __init__(
         self, effects: Effects, groups: Groups, among: list[int], reference: ArrayLike | None
     ) -> None:
-        self.among, self.groups = among, groups
+        self.among, self.groups = list(dict.fromkeys(among)), groups
         self.total = effects.total
-        lost = effects.lost(reference)[:, among]
+        lost = effects.lost(reference)[:, self.among]
         self.lost = np.ascontiguousarray(lost.transpose(1, 0, 2))
 
     def best(self, sets: Numbers) -> Found:
