@@ -80,23 +80,26 @@ def text_bases(
     Raises:
         StoreError: no CLIP vision tower.
         SiteError: a site or layer that was not captured.
-        ArgumentError: texts of another width, or numbers below 1.
+        ArgumentError: texts of another width, no image, or numbers below 1.
     """
     stored, images = Stored(store), Images.of(store, examples)
     pool = np.ascontiguousarray(texts, np.float32)
     _check(pool, stored.tower, n_text, rank)
-    chosen = stored.layers[-4:] if layers is None else layers
+    if not len(images):
+        message = "means and covariances of heads need one image at least"
+        raise ArgumentError(message)
+    z = store["z"]
+    chosen = stored.layers[-4:] if layers is None else [z.one_layer(layer) for layer in layers]
     scale = np.concatenate(
         [
             stored.tower.divisor(stored.final(images.taken(place)))
             for place in images.blocks(4 * stored.tower.w_o.shape[-1], 128 << 20)
         ]
-        or [np.empty(0, np.float32)]
     )
     found = []
     whole = stored.tower.astype(np.float64).along(np.eye(stored.tower.d_embed))
     for layer in chosen:
-        moments = kernels.site_head_moments(store["z"], layer, images.row, scale)
+        moments = kernels.site_head_moments(z, layer, images.row, scale)
         for head, weight in enumerate(stored.tower.w_o[layer]):
             through = weight.astype(np.float64) @ whole
             found.append(_basis(through, moments, (layer, head), pool, n_text, rank))
