@@ -85,7 +85,7 @@ proptest! {
     }
 }
 
-/// All sets of three of twelve components in lexicographic order, more than one task takes twice.
+/// All sets of three of sixteen components in lexicographic order: more than two tasks take.
 fn triples() -> Vec<u32> {
     let mut sets = Vec::new();
     for a in 0..16 {
