@@ -62,8 +62,8 @@ impl Judged<'_> {
         let mut before: &[u32] = &[];
         for (set, counts) in sets.chunks_exact(size).zip(counts.chunks_exact_mut(self.n_group)) {
             let shared = set.iter().zip(before).take_while(|(a, b)| a == b).count();
-            for member in shared..size {
-                let lost = &self.lost[set[member] as usize * width..][..width];
+            for (member, &component) in set.iter().enumerate().skip(shared) {
+                let lost = &self.lost[component as usize * width..][..width];
                 let (done, rest) = left.split_at_mut(member);
                 let from = done.last().map_or(self.logits, Vec::as_slice);
                 widest!({

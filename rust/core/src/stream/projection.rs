@@ -59,8 +59,8 @@ impl Projection {
         self.shape
     }
 
-    /// Directions `[direction, d_embed]` seen by the heads of a layer through W_O, the norm's gain and
-    /// centring, and the projection: `[head, d_head, direction]`.
+    /// Directions `[direction, d_embed]` seen by the heads of a layer through `W_O`, the norm's gain
+    /// and centring, and the projection: `[head, d_head, direction]`.
     ///
     /// # Errors
     /// If the directions are of another width, or there is no such layer.
