@@ -41,7 +41,7 @@ impl Given {
     /// The first largest logit of each image is compared with its label; NaN is never right.
     fn naive(&self, sets: &[u32], size: usize) -> Vec<u32> {
         let width = self.logits.len();
-        let n_set = if size == 0 { 1 } else { sets.len() / size };
+        let n_set = sets.len().checked_div(size).unwrap_or(1);
         let mut counts = vec![0; n_set * self.n_group];
         for set in 0..n_set {
             let mut logits = self.logits.clone();

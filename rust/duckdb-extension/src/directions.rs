@@ -78,7 +78,9 @@ fn of_texts(path: &str, d_embed: usize) -> Result<(Vec<u64>, Vec<f32>)> {
     let mut vectors = read_layer(site, Rows::Index(rows), rows.len(), None)?;
     for vector in vectors.chunks_exact_mut(d_embed.max(1)) {
         let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|value| *value /= length);
+        for value in vector {
+            *value /= length;
+        }
     }
     Ok((examples.example, vectors))
 }
