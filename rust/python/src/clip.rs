@@ -42,7 +42,8 @@ pub(crate) fn textspan<'py>(
     let found = detached(py, || pick(texts, covariance, d, n_pick))?;
     let n = found.texts.len();
     // Numbers of rows in memory, which fit.
-    let numbers: Vec<i64> = found.texts.into_iter().map(|text| text as i64).collect();
+    let fitting = |text: usize| i64::try_from(text).unwrap_or(i64::MAX);
+    let numbers: Vec<i64> = found.texts.into_iter().map(fitting).collect();
     let directions = found.directions.into_pyarray(py).reshape([n, d])?;
     Ok((numbers.into_pyarray(py), found.explained.into_pyarray(py), directions, found.total))
 }
