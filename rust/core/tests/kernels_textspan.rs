@@ -25,7 +25,9 @@ fn centred(mut rows: Rows, d: usize) -> Rows {
     let n = rows.len() as f64;
     for i in 0..d {
         let mean = rows.iter().map(|row| row[i]).sum::<f64>() / n;
-        rows.iter_mut().for_each(|row| row[i] -= mean);
+        for row in &mut rows {
+            row[i] -= mean;
+        }
     }
     rows
 }
