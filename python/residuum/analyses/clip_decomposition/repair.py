@@ -63,7 +63,28 @@ class Repair:
         if self.study.params.group is None:
             message = "this needs `group`: the column of the images that should not matter"
             raise InputError(message)
+        self._check_groups()
         return list(self._ways())
+
+    def _check_groups(self) -> None:
+        """Refuse a group without an image in a half that needs it.
+
+        Raises:
+            InputError: says which.
+        """
+        halves = {"judged": self.judged}
+        if self.study.params.greedy:
+            halves["searched"] = self.calibration
+        for half, places in halves.items():
+            groups = self.study.groups.taken(places)
+            if not groups.sizes.all():
+                label, cue = groups.names[int(groups.sizes.argmin())]
+                message = (
+                    f"no image of {self.study.classes.text[label]!r} with {self.study.params.group}"
+                    f"={cue} is in the half that is {half}: capture more of them, or take another "
+                    "seed or calibration"
+                )
+                raise InputError(message)
 
     def _ways(self) -> Iterator[Way]:
         study, none = self.study, np.zeros(0, np.int64)
