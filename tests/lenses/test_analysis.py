@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,15 +12,20 @@ import pytest
 import scipy.special
 import scipy.stats
 import tiny_models
+import tokenizers
 import torch
-from lenses.conftest import texts
+from lenses.conftest import SITES, texts
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import residuum
+from residuum.analyses.rows import token_rows
 from residuum.analyses.tuned_lens import study
 from residuum.analyses.tuned_lens.depth import settles
 from residuum.analyses.tuned_lens.quality import divergence
 from residuum.analyses.tuned_lens.ranks import spearman
-from residuum.errors import ArgumentError, ModelError, SelectionError, StoreError
+from residuum.analyses.tuned_lens.text_bytes import text_bytes
+from residuum.cli import run_command
+from residuum.errors import ArgumentError, InputError, ModelError, SelectionError, StoreError
 from residuum.lenses import TunedLens, causal_basis, names, publish, published, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
@@ -27,6 +33,9 @@ from residuum.replay import Add, Patch, ProjectOut
 from residuum.replay.readout import readout
 from residuum.report import StoreCard, build, sections
 
+BYTES = {
+    token: i for i, token in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), "<eos>"])
+}
 ASKED = {"optimizer": "adam", "rate_scale": 5.0, "steps": 60}
 
 
@@ -77,10 +86,11 @@ def test_quality_is_what_it_says(store, result):
         assert row["top1_is_final"] == pytest.approx(agree)
         assert (row["n_tokens"], row["n_targets"]) == (len(rows), has.sum())
         assert row["block"] == (row["layer"] - 1 if row["layer"] else None)
-        # Repeated texts share their rows.
-        tokens = store.tokens.to_table(columns=["row", "text"]).to_pylist()
-        texts = {one["row"]: one["text"] for one in tokens}
-        n_byte = sum(len(texts[row].encode()) for row in rows.tolist())
+        # Repeated texts share their rows; the spaces between words are bytes too.
+        examples = store.examples.to_table(columns=["first_row", "text"]).to_pylist()
+        by_row = {one["first_row"]: one["text"] for one in examples}
+        n_byte = sum(len(by_row[row].encode()) for row in rows.tolist() if row in by_row)
+        assert row["trained_on"] is False
         assert row["ce_bpb"] == pytest.approx(row["ce_nats"] * len(rows) / n_byte / np.log(2))
 
 
@@ -97,6 +107,16 @@ def test_the_trajectory_is_that_of_sql(store, result):
         assert row["top1_id"] == want["token_id"]
         assert row["target_rank"] == want["target_rank"]
         assert row["kl_to_final"] == pytest.approx(want["kl_to_final"], rel=1e-4, abs=1e-6)
+    apart = result["trajectory"].filter(pc.field("lens") == "logit").to_pylist()
+    lens = stored(store, "tuned")
+    for row in apart[:5]:
+        at = np.array([row["row"]])
+        p, q = (np.exp(believed(store, of, row["layer"], at)[0]) for of in (None, lens))
+        m = (p + q) / 2
+        js = ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2
+        assert row["js_to_lens"] == pytest.approx(js, rel=1e-3, abs=1e-6)
+        assert row["tv_to_lens"] == pytest.approx(np.abs(p - q).sum() / 2, rel=1e-3, abs=1e-6)
+    assert mine["js_to_lens"].null_count == mine.num_rows
     assert set(mine["seq_id"].to_pylist()) <= set(store.examples.to_table()["example"].to_pylist())
 
 
@@ -174,6 +194,14 @@ def test_the_report_shows_every_part(store, result):
     assert "Translators on other layers" in page
     again = run(store, lens="tuned", experiments=["quality"])
     assert [section.title for section in sections(again)] == titles[:1]
+    # A view is of the newest result that was asked for its table.
+    n_row = [
+        store.sql(f"SELECT count(*) FROM tuned_lens_{name}").fetchall()[0][0]
+        for name in ("trajectory", "losses", "fidelity", "skipped")
+    ]
+    want = ("trajectory", "losses", "fidelity", "skipped")
+    assert n_row == [result[name].num_rows for name in want]
+    assert set(again.provenance["unasked"]) >= {"depth", "difficulty", "losses", "skipped"}
 
 
 def test_a_lens_that_is_there_is_judged(store, result, tmp_path):
@@ -185,6 +213,8 @@ def test_a_lens_that_is_there_is_judged(store, result, tmp_path):
     theirs = run(store, lens=str(tmp_path / "lens"), experiments=["quality"])
     # It does not say what it was trained on: all examples are judged.
     assert theirs["quality"]["n_tokens"].to_pylist() == [store.n_row] * 8
+    trained_on = {row["lens"]: row["trained_on"] for row in theirs["quality"].to_pylist()}
+    assert trained_on == {"logit": False, "lens": None}
     assert theirs["transfer"].num_rows == 0
     save(store, published(tmp_path / "lens"), "theirs")
     kept = run(store, lens="theirs", experiments=["quality"])
@@ -193,8 +223,13 @@ def test_a_lens_that_is_there_is_judged(store, result, tmp_path):
     # A name stands for one training; another lens under the same name is another question.
     with pytest.raises(ArgumentError, match="trained otherwise \\(optimizer=None\\): give the new"):
         run(store, save_as="theirs")
-    with pytest.raises(ArgumentError, match="trained otherwise \\(steps=60\\)"):
-        run(store, steps=1)
+    for more, says in (
+        ({"steps": 1}, "steps=60"),
+        ({"executor": "torch"}, "executor='rust'"),
+        ({"precision": "bfloat16"}, "executor='rust'"),
+    ):
+        with pytest.raises(ArgumentError, match=f"trained otherwise \\({says}\\)"):
+            run(store, **more)
     save(store, TunedLens.untrained(4, store.model["d_model"]), "theirs")
     changed = run(store, lens="theirs", experiments=["quality"])
     assert not changed["quality"].select(columns).equals(kept["quality"].select(columns))
@@ -210,9 +245,132 @@ def test_bad_input(store):
         ({"lens": "nothing"}, "has no lens 'nothing'"),
         ({"save_as": "a/b"}, "letters, digits"),
         ({"save_as": "logit"}, "what the logit lens is called"),
+        ({"held_out": float("nan"), "save_as": "new"}, "held_out is a share"),
+        ({"starts": 0}, "below 1"),
+        ({"memory": "0", "save_as": "new"}, "memory '0': it is one byte at least"),
     ):
-        with pytest.raises((ArgumentError, StoreError), match=says):
+        with pytest.raises((ArgumentError, StoreError, InputError), match=says):
             run(store, **more)
+    with pytest.raises(ArgumentError, match="what the logit lens is called"):
+        save(store, TunedLens.untrained(4, store.model["d_model"]), "logit")
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_the_logit_lens_has_its_name_for_itself(store, result, tmp_path):
+    publish(stored(store, "tuned"), tmp_path / "logit")
+    found = run(store, lens=str(tmp_path / "logit"), experiments=["quality"])["quality"]
+    assert set(found["lens"].to_pylist()) == {"logit", "logit_tuned"}
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_lens_that_is_gone_is_trained_again(store, result):
+    asked = {"save_as": "gone", "steps": 3, "experiments": ["quality"]}
+    first = run(store, **asked)
+    file = store.path / "lenses" / "gone.safetensors"
+    file.unlink()
+    again = run(store, **asked)
+    assert file.exists()
+    assert again["quality"].equals(first["quality"])
+    assert again.provenance["time"] > first.provenance["time"]
+    assert run(store, **asked).provenance == again.provenance
+    file.unlink()
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_report_draws_what_is_kept(store, result, tmp_path, monkeypatch, capsys):
+    """Its defaults would train, or are in the way of a lens that was trained otherwise."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets it
+    run(store, lens="tuned", experiments=["ablation"], seed=5)
+    drawn = []
+    monkeypatch.setattr("residuum.report.build", lambda _card, results: drawn.extend(results) or "")
+    command = ["report", str(store.path), "tuned_lens", "-o", str(tmp_path / "a.html")]
+    assert run_command(command) == 0
+    assert drawn[-1].parameters["seed"] == 5
+    settings = [f"{name}={value}" for name, value in ASKED.items()]
+    more = [part for setting in settings for part in ("--set", setting)]
+    assert run_command([*command, *more]) == 0
+    assert drawn[-1].tables == result.tables
+    assert run_command(["report", str(store.path), "--set", "k=1", "-o", "a.html"]) == 2
+    assert "name it, and no other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_lenses_go_in_and_out_by_a_command(store, result, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    command, folder = ["lens", str(store.path)], tmp_path / "lens"
+    assert run_command([*command, "tuned", "--to", str(folder)]) == 0
+    assert run_command([*command, "copy", "--from", str(folder)]) == 0
+    ours, theirs = stored(store, "tuned"), stored(store, "copy")
+    np.testing.assert_array_equal(ours.translators[1].weight, theirs.translators[1].weight)
+    file = store.path / "lenses" / "copy.safetensors"
+    assert run_command([*command, "again", "--from", str(file)]) == 0
+    assert names(store) == ["again", "copy", *names(store)[2:]]
+    assert run_command([*command, "copy", "--from", str(folder)]) == 1
+    assert "has a lens 'copy'" in capsys.readouterr().err
+    assert run_command([*command, "copy"]) == 2
+    file.unlink()
+    file.with_name("again.safetensors").unlink()
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_name_is_the_stores_before_it_is_a_folders(store, result, tmp_path, monkeypatch):
+    publish(TunedLens.untrained(4, store.model["d_model"]), tmp_path / "tuned")
+    monkeypatch.chdir(tmp_path)
+    rows = {}
+    for lens in ("tuned", "./tuned"):
+        found = run(store, lens=lens, experiments=["quality"])["quality"]
+        rows[lens] = found.filter(pc.field("lens") == "tuned")["kl_nats"].to_pylist()
+    assert (
+        rows["tuned"]
+        == result["quality"].filter(pc.field("lens") == "tuned")["kl_nats"].to_pylist()
+    )
+    assert rows["./tuned"] != rows["tuned"]
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_what_is_judged_on_its_own_training_says_so(store, result):
+    asked = {"save_as": "every", "steps": 2, "held_out": 0.0, "experiments": ["quality"]}
+    found = run(store, **asked)
+    trained_on = {row["lens"]: row["trained_on"] for row in found["quality"].to_pylist()}
+    assert trained_on == {"logit": False, "every": True}
+    assert "it flatters the lens" in sections(found)[0].text
+    (store.path / "lenses" / "every.safetensors").unlink()
+
+
+@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
+def test_a_lens_of_other_weights_is_warned_of(store, result):
+    """Beside another it is meant: what a lens loses on a fine-tuned model."""
+    own = stored(store, "tuned")
+    other = replace(own, about={**own.about, "weights_hash": "0123", "model": "another"})
+    with pytest.warns(UserWarning, match="trained on other weights .* its model is another"):
+        save(store, other, "other")
+    with pytest.warns(UserWarning, match="trained on other weights"):
+        run(store, lens="other", experiments=["quality"])
+    run(store, lens="tuned", beside="other", experiments=["quality"])
+    (store.path / "lenses" / "other.safetensors").unlink()
+
+
+def test_bytes_are_those_of_the_texts(tmp_path):
+    """Tokens that are bytes: parts of a character have no text of their own."""
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE(BYTES, []))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = GPT2Config(vocab_size=len(BYTES), n_positions=64, n_embd=10, n_layer=2, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    inputs = [f"{i} é 星 naïve" for i in range(6)]
+    store = residuum.capture(
+        tmp_path / "model", inputs, tmp_path / "run", sites=SITES, device="cpu"
+    )
+    found = residuum.analyses.run("tuned_lens", store, steps=1, experiments=["quality"])
+    for row in found["quality"].to_pylist():
+        assert row["ce_bpb"] == pytest.approx(row["ce_nats"] / np.log(2))
+        assert row["kl_bpb"] == pytest.approx(row["kl_nats"] / np.log(2))
+    # Half of a character stands for all of it, once; a gap between tokens for nothing.
+    tokens = token_rows(store)
+    for rows, want in (([0, 2], 3), ([0, 3], 3), ([2, 3], 2), ([0, 1, 2, 3], 4)):
+        assert text_bytes(store, tokens, np.array(rows)) == want
 
 
 @pytest.mark.parametrize("store", ["gpt2"], indirect=True)
@@ -400,6 +558,15 @@ def test_a_lens_of_shuffled_states_is_judged_so(store, result):
         # States of other tokens are what both lenses get.
         assert rows["logit", layer]["kl_nats"] > rows["shuffled", layer]["kl_nats"]
     assert 0 <= rows["shuffled", 3]["kl_nats"] < 1e-6
+    # Other parts would put a token's own states through it.
+    left = run(store, **asked | {"experiments": None, "model": "/nowhere"})
+    skipped = {row["experiment"]: row["reason"] for row in left["skipped"].to_pylist()}
+    for part in ("trajectory", "transfer", "causal_basis", "alignment", "anomaly"):
+        assert "trained on shuffled states" in skipped[part]
+        assert not left[part].num_rows
+    assert left["depth"].num_rows
+    with pytest.raises(InputError, match="trained on shuffled states"):
+        run(store, lens="shuffled", experiments=["transfer"])
     (store.path / "lenses" / "shuffled.safetensors").unlink()
 
 
