@@ -64,6 +64,8 @@ def head_vectors(
     along = stored.tower.along(np.eye(stored.tower.d_embed, dtype=np.float32))
     out = np.zeros((len(images), stored.tower.d_embed), np.float32)
     chosen = {layer: [head for at, head in pairs if at == layer] for layer, _ in pairs}
+    for layer in chosen:
+        stored.z(images.taken(slice(0, 0)), layer)  # a layer that was not captured is refused here
     through = {layer: stored.tower.readout(layer, along)[of] for layer, of in chosen.items()}
     each = 12 * stored.tower.w_o.shape[-1] + 8 * stored.tower.d_embed
     for place in images.blocks(each, BLOCK):
