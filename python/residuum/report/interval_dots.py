@@ -47,7 +47,7 @@ def interval_dots(
             title=None,
             sort=list(series),
             scale=alt.Scale(domain=list(series)),
-            legend=alt.Legend(orient="top", columns=1),
+            legend=alt.Legend(orient="top", columns=1) if len(series) > 1 else None,
         ),
         tooltip=[
             "name:N",
