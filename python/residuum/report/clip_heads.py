@@ -67,7 +67,7 @@ def _complete(table: pa.Table, whole: float | None) -> Section:
         says="Texts that are to the point tell classes with fewer of them than random directions.",
         axis="texts of a head",
         level=None if whole is None else ("heads as they are", whole),
-        zero=False,
+        zero=len({point["value"] for point in points}) == 1,
     )
     text = (
         "Each head's output is replaced by its mean and its part along its first texts; at 0 it is "

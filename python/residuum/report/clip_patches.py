@@ -1,13 +1,13 @@
 """Sections of the CLIP decomposition on image patches: maps on pictures, objects found by them."""
 
+from __future__ import annotations
+
 import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from residuum.analyses.result import Result
 from residuum.report.charts import count, largest
 from residuum.report.clip_heads import missing_pictures
 from residuum.report.named_bars import named_bars
@@ -16,7 +16,10 @@ from residuum.report.sections import Section, fold
 from residuum.report.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
+
+    from residuum.analyses.result import Result
 
 EXAMPLES, CLASSES, HEADS = 8, 8, 8  # rows of pictures; maps in each
 MEASURES = {"miou": "mIoU", "map": "mAP"}
@@ -29,7 +32,7 @@ class Map:
     example: int
     head: str
     text: str
-    values: "NDArray[np.float64]"
+    values: NDArray[np.float64]
 
 
 def sections(result: Result) -> list[Section]:
@@ -45,20 +48,13 @@ def sections(result: Result) -> list[Section]:
 def _maps(result: Result) -> Section:
     pictures, maps = Thumbnails(result["pictures"]), read(result["heatmap"])
     examples = list(dict.fromkeys(one.example for one in maps))[:EXAMPLES]
-    whole = [one for one in maps if not one.head]
-    heads = [one for one in maps if one.head]
-    body = ""
-    if whole:
-        body += f"<div><h4>Classes, all heads {scale()}</h4>"
-        body += "".join(_classes(e, _most(whole, e), pictures) for e in examples) + "</div>"
-    if heads:
-        body += f"<div><h4>Heads, along their first text {scale()}</h4>"
-        body += "".join(_heads(e, _of(heads, e)[:HEADS], pictures) for e in examples) + "</div>"
+    body = _of_classes([one for one in maps if not one.head], examples, pictures)
+    body += _of_heads([one for one in maps if one.head], examples, pictures)
     text = (
         "What each image patch adds to the image's vector along a text (its share; the class token "
         "is left out): orange towards it, blue away from it, 0 without colour. Colours end at "
-        "the largest magnitude, which ± names: of an image's classes together, of each head's map "
-        f"by itself. {_lying(result, pictures)} {count(len(examples), 'image')} of "
+        "the largest magnitude, which ± names: of one image's classes, or of one head. "
+        f"{_lying(result, pictures)} {count(len(examples), 'image')} of "
         f"{result['heatmap']['model'][0]}, table heatmap."
     )
     if not maps:
@@ -104,32 +100,51 @@ def _limit(maps: list[Map]) -> float:
     return largest(float(np.abs(one.values).max()) for one in maps)
 
 
-def _classes(example: int, maps: list[Map], pictures: Thumbnails) -> str:
-    """A picture and its maps of classes, on one scale so that they can be compared."""
-    limit = _limit(maps)
-    tiles = [_tile(pictures.image(example, f"image {example}"), f"image {example}, ±{limit:.2g}")]
-    tiles += [_tile(_drawn(one, limit, pictures), one.text) for one in maps]
-    return f'<div class="strip">{"".join(tiles)}</div>'
+def _of_classes(maps: list[Map], examples: list[int], pictures: Thumbnails) -> str:
+    """A row of each image: its picture, and maps on one scale so that they can be compared."""
+    rows = ""
+    for example in examples:
+        mine = _most(maps, example)
+        limit = _limit(mine)
+        first = f"image {example}, ±{limit:.2g}"
+        rows += _row(example, first, [(_drawn(m, limit, pictures), m.text) for m in mine], pictures)
+    return f"<div><h4>Classes, all heads {scale()}</h4>{rows}</div>" if maps else ""
 
 
-def _heads(example: int, maps: list[Map], pictures: Thumbnails) -> str:
-    """A picture and its maps of heads, each on its own scale."""
-    tiles = [_tile(pictures.image(example, f"image {example}"), f"image {example}")]
-    for one in maps:
-        limit = _limit([one])
-        words = f"{one.head} {one.text}, ±{limit:.2g}"
-        tiles.append(_tile(_drawn(one, limit, pictures), words))
-    return f'<div class="strip">{"".join(tiles)}</div>'
+def _of_heads(maps: list[Map], examples: list[int], pictures: Thumbnails) -> str:
+    """The same of heads; a head has one scale, so that its images can be compared."""
+    limits = {
+        name: _limit([one for one in maps if one.head == name])
+        for name in dict.fromkeys(one.head for one in maps)
+    }
+    rows = ""
+    for example in examples:
+        tiles = [
+            (
+                _drawn(one, limits[one.head], pictures),
+                f"{one.head} {one.text}, ±{limits[one.head]:.2g}",
+            )
+            for one in _of(maps, example)[:HEADS]
+        ]
+        rows += _row(example, f"image {example}", tiles, pictures)
+    title = f"Heads, along their first text {scale()}"
+    return f"<div><h4>{title}</h4>{rows}</div>" if maps else ""
+
+
+def _row(example: int, first: str, maps: list[tuple[str, str]], pictures: Thumbnails) -> str:
+    """The picture of an image and its maps, with words below."""
+    tiles = [(pictures.image(example, f"image {example}"), first), *maps]
+    drawn = "".join(
+        f'<div class="tile">{picture}<small>{html.escape(words)}</small></div>'
+        for picture, words in tiles
+    )
+    return f'<div class="strip">{drawn}</div>'
 
 
 def _drawn(one: Map, limit: float, pictures: Thumbnails) -> str:
     of = f" of {one.head}" if one.head else ""
     says = f"map{of} of image {one.example} along “{one.text}”"
     return overlay(pictures, one.example, one.values, limit, says)
-
-
-def _tile(picture: str, words: str) -> str:
-    return f'<div class="tile">{picture}<small>{html.escape(words)}</small></div>'
 
 
 def _segment(table: pa.Table) -> Section:

@@ -22,6 +22,7 @@ WAYS = {
     "random": "{heads} at random: the control",
 }
 GROUPS = 60  # in the table
+LOW = 0.5  # the axis of accuracies starts here, or lower
 
 
 def sections(result: Result) -> list[Section]:
@@ -76,7 +77,7 @@ def _dots(
         dots,
         series=(title,),
         level=("nothing removed", level),
-        low=min(level, *(dot["lo"] for dot in dots)),
+        low=min([LOW, level, *(dot["lo"] for dot in dots)]),
         unit="accuracy (share)",
         title=title,
         says=says,

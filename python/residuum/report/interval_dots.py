@@ -69,8 +69,13 @@ def interval_dots(
     rule = across.mark_rule(strokeDash=[5, 4]).encode(
         x="value:Q", tooltip=["name:N", alt.Tooltip("value:Q", format=".3f")]
     )
-    label = across.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11).encode(
-        x="value:Q", y=alt.value(0), text="name:N"
-    )
+    late = level[1] > (low + 1) / 2  # a label on the right would stand out of the chart
+    label = across.mark_text(
+        align="right" if late else "left",
+        baseline="bottom",
+        dx=-4 if late else 4,
+        dy=-2,
+        fontSize=11,
+    ).encode(x="value:Q", y=alt.value(0), text="name:N")
     chart = alt.layer(rule, label, lines, dots).properties(width=WIDTH, height=alt.Step(LINE))
     return finish(chart, title=title, says=says)
