@@ -340,7 +340,7 @@ def test_maps_lie_on_their_pictures():
     first = body[body.index('<div class="overlay">') :]
     (under, _), (words, source), *_ = IMAGE.findall(first)
     assert under == ""  # the map has the words of both
-    assert words.startswith("map of image 0 along “circle”: 0.11 to 1, strongest in patch row 2")
+    assert words.startswith("map of image 0 along “circle”: 0.11 to 1, strongest in row 2")
     shown = pixels(source)
     assert shown.shape == (SIDE, SIDE, 4)
     assert np.all(np.diff(shown[..., 3].ravel().astype(int)) > 0)  # patches count up, row by row

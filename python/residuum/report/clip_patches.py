@@ -27,7 +27,7 @@ MEASURES = {"miou": "mIoU", "map": "mAP"}
 
 @dataclass
 class Map:
-    """What the patches of one image add along one text, `[row, column]`."""
+    """What the image patches of one image add along one text, `[row, column]`."""
 
     example: int
     head: str
@@ -58,7 +58,7 @@ def _maps(result: Result) -> Section:
         f"{result['heatmap']['model'][0]}, table heatmap."
     )
     if not maps:
-        text = "The patches of these images are no square; the table heatmap has their values."
+        text = "The image patches are no square; the table heatmap has their values."
     return Section("Where images say it", text, html=body)
 
 
@@ -88,7 +88,7 @@ def _of(maps: list[Map], example: int) -> list[Map]:
 
 
 def _most(maps: list[Map], example: int) -> list[Map]:
-    """The classes of an image; of many, those that its patches add most to."""
+    """The classes of an image; of many, those that its image patches add most to."""
     mine = _of(maps, example)
     if len(mine) <= CLASSES:
         return mine

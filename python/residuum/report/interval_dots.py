@@ -60,7 +60,8 @@ def interval_dots(
     )
     scale = alt.Scale(domain=[low, 1], nice=True, zero=False)
     lines = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lo:Q", title=unit, scale=scale, axis=alt.Axis(labelFlush=False)), x2="hi:Q"
+        x=alt.X("lo:Q", title=unit, scale=scale, axis=alt.Axis(labelFlush=False, tickCount=6)),
+        x2="hi:Q",
     )
     dots = base.mark_point(filled=True, size=64, opacity=1).encode(
         x=alt.X("value:Q", title=unit, scale=scale)

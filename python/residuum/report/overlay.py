@@ -1,6 +1,6 @@
 """Heat maps of image patches as transparent tints, to lie upon the picture.
 
-A patch is one pixel of the tint, which the page enlarges without blur: the borders of patches are
+An image patch is one pixel of the tint, which the page enlarges without blur: the borders are
 those that the model sees. Blue is below 0, orange above, and 0 is not tinted at all.
 """
 
@@ -40,7 +40,7 @@ def tint(values: Floats, limit: float) -> NDArray[np.uint8]:
 
 
 def square(values: Floats) -> Floats | None:
-    """Values of patches, row by row, as `[row, column]`; None where patches are no square."""
+    """Values of image patches, row by row, as `[row, column]`; None where they are no square."""
     side = math.isqrt(len(values))
     return values.reshape(side, side) if side * side == len(values) else None
 
@@ -60,9 +60,7 @@ def overlay(pictures: Thumbnails, example: int, values: Floats, limit: float, sa
 def described(values: Floats) -> str:
     """A map in words: its ends, and where most is."""
     row, column = np.unravel_index(int(np.nanargmax(np.abs(values))), values.shape)
-    return (
-        f"{values.min():.2g} to {values.max():.2g}, strongest in patch row {row}, column {column}"
-    )
+    return f"{values.min():.2g} to {values.max():.2g}, strongest in row {row}, column {column}"
 
 
 def scale() -> str:
