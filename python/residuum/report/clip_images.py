@@ -62,6 +62,7 @@ def _map(name: str, rows: list[dict[str, Any]]) -> Chart:
 def _similar(result: Result) -> Section:
     pictures = Thumbnails(result["pictures"])
     rows = result["similar"].to_pylist()
+    asked = len({row["query_image"] for row in rows})
     body = ""
     for name, mine in groupby(rows, key=lambda row: row["property"]):
         strips = [list(some) for _, some in groupby(mine, key=lambda row: row["query_image"])]
@@ -72,7 +73,7 @@ def _similar(result: Result) -> Section:
     text = (
         "Left, with a frame: the image that others are compared with; then those nearest to it in "
         "what the best head of the property says, nearest first. Under the pointer: the cosine of "
-        "centred outputs. Table similar."
+        f"centred outputs. {count(asked, 'image')} looked up, table similar."
     )
     if not len(pictures):
         text += f" Images are named by number: {missing_pictures(result)}."
