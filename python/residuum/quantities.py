@@ -73,4 +73,5 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     z = 1.959964
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    # Rounding must not leave a share of 0 or 1 outside.
+    return min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share)

@@ -31,12 +31,13 @@ def effect(study: Study) -> Iterator[dict[str, Any]]:
         total.add(final @ whole / divisor[:, None])
         for name, vectors in _vectors(study, images, divisor, whole):
             spreads.setdefault(name, _Spread()).add(vectors)
+    whole_variance = total.variance  # 0 of one image
     for part in study.components.to_pylist():
         spread = spreads.get(part["component"])
         yield {
             "model": study.model,
             **part,
-            "var_share": None if spread is None else spread.variance / total.variance,
+            "var_share": spread.variance / whole_variance if spread and whole_variance else None,
             "mean_norm": None if spread is None else spread.length,
             "class_margin": margins.get(part["component"]),
             "n": len(study.images),

@@ -80,6 +80,9 @@ class Params:
         "column of the images with the text to look for; none is the class that the model says",
     )
     map_examples: int = param(4, "images whose heat maps are kept", least=0)
+    images: str | None = param(
+        None, "folder that the images' paths start from, for small copies; the current one if none"
+    )
     seed: int = param(0, "of the halves and of random draws", least=0)
     memory: str = param("1GB", "for shares that are in memory at once")
     fingerprint: str | None = param(

@@ -58,12 +58,16 @@ def pictures(study: Study, tables: Mapping[str, pa.Table]) -> Iterator[dict[str,
     found = study.store.examples.to_table(
         columns=["example", column], filter=ds.field("example").isin(chosen)
     )
+    root = Path(study.params.images or ".")
     for example, value in zip(found["example"].to_pylist(), found[column].to_pylist(), strict=True):
         try:
-            with PIL.Image.open(_source(value)) as opened:
+            with PIL.Image.open(_source(value, root)) as opened:
                 image = opened.convert("RGB")
         except OSError as error:
-            message = f"the image of example {example} cannot be read any more: {error}"
+            message = (
+                f"the image of example {example} cannot be read: {error}; name the folder that "
+                "paths start from as `images`"
+            )
             raise InputError(message) from error
         image.thumbnail((SIDE, SIDE))
         kept = io.BytesIO()
@@ -76,8 +80,8 @@ def pictures(study: Study, tables: Mapping[str, pa.Table]) -> Iterator[dict[str,
         }
 
 
-def _source(value: object) -> io.BytesIO | Path:
-    """Bytes or a path, alone or as `{bytes, path}`."""
+def _source(value: object, root: Path) -> io.BytesIO | Path:
+    """Bytes or a path from a folder, alone or as `{bytes, path}`."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    return io.BytesIO(value) if isinstance(value, bytes) else Path(str(value))
+    return io.BytesIO(value) if isinstance(value, bytes) else root / str(value)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.analyses.clip_decomposition.segment import either
+from residuum.analyses.clip_decomposition.study import heads_named_by
 from residuum.clip.search import cue_directions, greedy, spurious_scores
 from residuum.errors import InputError
 from residuum.quantities import wilson
@@ -63,7 +64,28 @@ class Repair:
         if self.study.params.group is None:
             message = "this needs `group`: the column of the images that should not matter"
             raise InputError(message)
+        self._check_groups()
         return list(self._ways())
+
+    def _check_groups(self) -> None:
+        """Refuse a group without an image in a half that needs it.
+
+        Raises:
+            InputError: says which.
+        """
+        halves = {"judged": self.judged}
+        if self.study.params.greedy:
+            halves["searched"] = self.calibration
+        for half, places in halves.items():
+            groups = self.study.groups.taken(places)
+            if not groups.sizes.all():
+                label, cue = groups.names[int(groups.sizes.argmin())]
+                message = (
+                    f"no image of {self.study.classes.text[label]!r} with {self.study.params.group}"
+                    f"={cue} is in the half that is {half}: capture more of them, or take another "
+                    "seed or calibration"
+                )
+                raise InputError(message)
 
     def _ways(self) -> Iterator[Way]:
         study, none = self.study, np.zeros(0, np.int64)
@@ -78,7 +100,8 @@ class Repair:
                 yield self._way("mlps and ranked", np.concatenate([mlps, ranked]))
             yield self._projected()
         if study.params.remove is not None:
-            yield self._way("sql", self._asked(study.params.remove))
+            pairs = heads_named_by(study.store, study.params.remove)
+            yield self._way("sql", study.shares.heads(pairs))
         if study.params.greedy:
             found = greedy(
                 study.shares.taken(self.calibration),
@@ -139,22 +162,6 @@ class Repair:
         along = self.study.along(u, examples).total
         logits = self.study.shares.total[self.judged] - along @ (u @ self.study.classes.vectors.T)
         return Way("projection", (), ("cue direction",), logits)
-
-    def _asked(self, query: str) -> Numbers:
-        """Heads that a query names.
-
-        Raises:
-            InputError: it has other columns.
-        """
-        table = self.study.store.sql(query).to_arrow_table()
-        if not {"layer", "head"} <= set(table.column_names):
-            message = (
-                "remove is a query with the columns layer and head, not "
-                f"{', '.join(table.column_names)}: {query}"
-            )
-            raise InputError(message)
-        pairs = zip(table["layer"].to_pylist(), table["head"].to_pylist(), strict=True)
-        return self.study.shares.heads(sorted(set(pairs)))
 
     def groups(self) -> Iterator[dict[str, Any]]:
         """Rows of the table `groups`."""

@@ -43,6 +43,9 @@ class Retrieval:
         if not study.params.properties:
             message = "this needs `properties`: columns of the images, such as colour"
             raise InputError(message)
+        if len(np.unique(study.images.row)) < 2:
+            message = f"{study.store.path} holds one distinct image, which has no neighbour"
+            raise InputError(message)
         values = {name: study.column(name) for name in study.params.properties}
         found = []
         for layer, head, vectors in self._vectors():

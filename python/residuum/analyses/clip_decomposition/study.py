@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import duckdb
 import numpy as np
 
 from residuum.clip.effects import effects
@@ -179,15 +180,36 @@ class Study:
         return self.along(self.classes.vectors)
 
 
+def heads_named_by(store: Store, query: str) -> list[tuple[int, int]]:
+    """Pairs of layer and head.
+
+    Raises:
+        InputError: the query cannot be run, or has other columns.
+    """
+    try:
+        table = store.sql(query).to_arrow_table()
+    except duckdb.Error as error:
+        message = (
+            f"remove cannot be run: {error} (texts of heads are there once `textspan` has been run)"
+        )
+        raise InputError(message) from error
+    if not {"layer", "head"} <= set(table.column_names):
+        message = (
+            "remove is a query with the columns layer and head, not "
+            f"{', '.join(table.column_names)}: {query}"
+        )
+        raise InputError(message)
+    return sorted(set(zip(table["layer"].to_pylist(), table["head"].to_pylist(), strict=True)))
+
+
 def settled(store: Store, params: Params) -> Params:
-    """What other files hold stands in a result's key by its content.
+    """What other files hold, and what a query answers, stand in a result's key by their content.
 
     Raises:
         ArgumentError: a part or a number that means nothing.
         StoreError: there is no such store of texts.
-        InputError: there is no such file of masks.
+        InputError: there is no such file of masks, or a query that cannot be run.
     """
-    del store
     params.check()
     digest = hashlib.sha256()
     for path, read in ((params.texts, texts), (params.classes, classes)):
@@ -200,4 +222,6 @@ def settled(store: Store, params: Params) -> Params:
             message = f"there is no file of masks {params.masks}"
             raise InputError(message)
         digest.update(Path(params.masks).read_bytes())
+    if params.remove is not None:
+        digest.update(json.dumps(heads_named_by(store, params.remove)).encode())
     return replace(params, fingerprint=digest.hexdigest()[:16])
