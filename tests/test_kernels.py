@@ -9,7 +9,7 @@ import pytest
 from store import made
 
 from residuum import kernels
-from residuum.errors import ArgumentError, SiteError
+from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.store import Store
 
 N_ROW, D, D_VOCAB, N_HEAD, D_HEAD = 23, 11, 29, 5, 7
@@ -360,3 +360,86 @@ def test_no_module_takes_the_name_of_a_kernel():
     modules = {name for _, name, _ in pkgutil.iter_modules(kernels.__path__)}
     assert not modules & set(kernels.__all__)
     assert not any(isinstance(getattr(kernels, name), ModuleType) for name in kernels.__all__)
+
+
+def test_text_bases_come_with_their_shapes():
+    texts, outputs = draw(9, D), draw(N_ROW, D, seed=1).astype(np.float64)
+    covariance = np.cov(outputs.T, bias=True)
+    got = kernels.textspan(texts, covariance, 3)
+    first = int(np.argmax((texts @ covariance * texts).sum(-1)))
+    assert (got.texts[0], got.texts.dtype) == (first, np.int64)
+    assert got.directions.shape == (3, D)
+    unit = texts[first] / np.linalg.norm(texts[first].astype(np.float64))
+    np.testing.assert_allclose(got.directions[0], unit, rtol=0, atol=1e-6)
+    assert got.explained[0] == pytest.approx(unit @ covariance @ unit)
+    assert got.total == pytest.approx(np.trace(covariance))
+    assert kernels.textspan(texts[:0], covariance, 3).directions.shape == (0, D)
+    with pytest.raises(ArgumentError, match=r"`covariance` is \[3, 11\], but texts are 11 wide"):
+        kernels.textspan(texts, covariance[:3], 3)
+    with pytest.raises(ArgumentError, match="n_pick is at least 1, not 0"):
+        kernels.textspan(texts, covariance, 0)
+
+
+def test_maps_of_image_patches_are_weighted_values():
+    pattern, v = draw(3, N_HEAD, 4), draw(3, 4, N_HEAD, D_HEAD, seed=1)
+    readout, scale = draw(N_HEAD, D_HEAD, 2, seed=2), np.abs(draw(3, seed=3)) + 1
+    want = np.einsum("iht,ithd,hdk->ihtk", pattern, v, readout, dtype=np.float64)
+    np.testing.assert_allclose(kernels.image_patch_maps(pattern, v, readout), want, **CLOSE)
+    got = kernels.image_patch_maps(pattern, v, readout, scale=scale, summed=True)
+    np.testing.assert_allclose(got, want.sum(1) / scale[:, None, None], **CLOSE)
+    # Views that are not contiguous are copied, not misread.
+    some = kernels.image_patch_maps(pattern[:, ::2], v[:, :, ::2], readout[::2])
+    np.testing.assert_allclose(some, want[:, ::2], **CLOSE)
+    for given, axis in (
+        ((pattern[:2], v, readout), "image"),
+        ((pattern[:, :, :3], v, readout), "token"),
+        ((pattern, v[:, :, :4], readout), "head"),
+        ((pattern, v, readout[:4]), "head"),
+        ((pattern, v, readout[:, :5]), "d_head"),
+    ):
+        with pytest.raises(ArgumentError, match=f"axis `{axis}`"):
+            kernels.image_patch_maps(*given)
+    with pytest.raises(ArgumentError, match="axis `image` is 3 in pattern but 2 in scale"):
+        kernels.image_patch_maps(pattern, v, readout, scale=scale[:2])
+
+
+def test_moments_of_heads_are_those_of_scaled_rows(tmp_path):
+    z = Store(made.write(tmp_path / "run").path)["z"]
+    rows = np.array([30, 2, 17, 2, 5, 36, 9])
+    scale = np.abs(draw(len(rows))) + 1
+    want = z.read(rows, 1).astype(np.float64) / scale[:, None, None]
+    for memory in (8 * 4 * made.N_HEAD * made.D_HEAD, 64 << 10):
+        got = kernels.site_head_moments(z, 1, rows, scale, memory_bytes=memory)
+        np.testing.assert_allclose(got.mean, want.mean(0), rtol=0, atol=1e-5)
+        for head in range(made.N_HEAD):
+            covariance = np.cov(want[:, head].T, bias=True)
+            np.testing.assert_allclose(got.covariance[head], covariance, rtol=0, atol=1e-5)
+    with pytest.raises(ArgumentError, match="axis `row` is 7 in rows but 6 in scale"):
+        kernels.site_head_moments(z, 1, rows, scale[1:])
+    with pytest.raises(SelectionError, match="37"):
+        kernels.site_head_moments(z, 1, rows + 7, scale)
+    with pytest.raises(SiteError, match="layer 3"):
+        kernels.site_head_moments(z, 3, rows, scale)
+
+
+def test_sets_of_components_are_counted_by_group():
+    logits, lost = draw(N_ROW, 3), draw(4, N_ROW, 3, seed=1)
+    labels, groups = np.arange(N_ROW) % 3, np.arange(N_ROW) * 5 % 2
+    sets = np.array([[0, 1], [0, 3], [2, 1]])
+    got = kernels.subset_scores(logits, lost, labels, groups, sets)
+    want = [
+        np.bincount(groups, (logits - lost[a] - lost[b]).argmax(1) == labels, 2) for a, b in sets
+    ]
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int64
+    for given, words in (
+        ((logits[1:], lost, labels, groups, sets), "axis `image` is 22 in logits but 23 in lost"),
+        ((logits[:, 1:], lost, labels, groups, sets), "axis `class`"),
+        ((logits, lost, labels - 1, groups, sets), "`labels` are whole numbers from 0 along 1"),
+        ((logits, lost, labels, groups + 0.5, sets), "`groups` are whole numbers"),
+        ((logits, lost, labels, groups, sets[0]), "`sets` are whole numbers from 0 along 2 axes"),
+        ((logits, lost, labels, groups, sets + 2), "component 5 does not exist: there are 4"),
+        ((logits, lost, labels + 1, groups, sets), "label 3 does not exist: there are 3"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            kernels.subset_scores(*given)

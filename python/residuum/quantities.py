@@ -60,7 +60,8 @@ def parse_memory(memory: str | int | None, *, least: int = LEAST_MEMORY_BYTES) -
     unit = 1024 ** _POWERS.index(match[2]) if match[3] else 1000 ** _POWERS.index(match[2])
     size = int(float(match[1]) * unit)
     if size < least:
-        message = f"memory {memory!r}: the writer needs {least // 10**6} MB at least."
+        needs = f"the writer needs {least // 10**6} MB" if least > 1 else "it is one byte"
+        message = f"memory {memory!r}: {needs} at least."
         raise InputError(message)
     return size
 

@@ -9,11 +9,11 @@ import pytest
 import tiny_models
 import torch
 import zarr
-from clip import towers
 from clip.towers import D_HEAD, N_HEAD, N_LAYER, N_TOKEN
 from command import residuum as command
 
 import residuum
+from clip import towers
 from residuum.errors import InputError, SiteError
 
 SHAPE = (N_TOKEN, N_HEAD, D_HEAD)

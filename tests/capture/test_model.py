@@ -154,6 +154,7 @@ def test_the_wrong_kind_of_input(tmp_path):
     ("name", "settings", "said"),
     [
         ("opt", {"do_layer_norm_before": False}, "norms behind each branch"),
+        ("opt", {"_remove_final_layer_norm": True}, "no norm before the unembedding"),
         ("opt", {"word_embed_proj_dim": 20}, "embeddings are 20 wide"),
         ("opt", {"layer_norm_elementwise_affine": False}, "norms have no weights"),
         ("phi", {"qk_layernorm": True}, "norms queries and keys of each head"),

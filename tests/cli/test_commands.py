@@ -288,7 +288,7 @@ def test_report_leaves_out_what_does_not_fit_the_store(tmp_path, gpt2_folder):
 
 def test_help_names_every_command():
     said = residuum("--help").out
-    commands = ["capture", "info", "verify", "sql", "analyses", "run", "report"]
+    commands = ["capture", "info", "verify", "sql", "analyses", "run", "report", "lens"]
     assert all(command in said for command in commands)
     for command in commands:
         assert "Usage:" in residuum(command, "--help").out

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from clip import towers
 from clip.towers import ALL, D_EMBED, N_HEAD, N_LAYER, N_TOKEN
 
 import residuum
+from clip import towers
 from residuum.clip import Tower, effects
 from residuum.clip.effects import heads
 from residuum.errors import ArgumentError, SelectionError, SiteError, StoreError

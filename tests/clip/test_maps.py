@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 import pytest
-from clip import towers
 from clip.towers import ALL, N_HEAD, N_LAYER, N_TOKEN
 
+from clip import towers
 from residuum.clip import effects, head_maps, map_layers, patch_maps
 from residuum.clip.images import Images
 from residuum.errors import ArgumentError, SelectionError, SiteError

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from clip import towers
 from clip.towers import D_EMBED, D_HEAD
 
+from clip import towers
 from residuum.clip import effects, head_vectors, similar_images, top_images
 from residuum.errors import ArgumentError, SelectionError, SiteError
 

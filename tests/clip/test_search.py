@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from clip import towers
 
 import residuum
+from clip import towers
 from residuum.clip import (
     Groups,
     cue_directions,

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 import tiny_models
 import torch
-from clip import towers
 from clip.towers import D_EMBED, D_HEAD, N_HEAD
 
 import residuum
+from clip import towers
 from residuum import kernels
 from residuum.clip import (
     Tower,

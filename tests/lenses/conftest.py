@@ -7,6 +7,7 @@ import torch
 import residuum
 
 SITES = ["resid_pre", "resid_final"]
+ASKED = {"optimizer": "adam", "rate_scale": 5.0, "steps": 60}
 
 
 def texts(n_text: int, seed: int = 0) -> list[str]:
@@ -30,3 +31,16 @@ def store(request, tmp_path_factory):
         dtype="float32",
         device="cpu",
     )
+
+
+def run(store, **more):
+    """The study, of a training that is short."""
+    return residuum.analyses.run("tuned_lens", store, **{**ASKED, **more})
+
+
+@pytest.fixture(scope="module")
+def result(store):
+    """All of the study; what is trained in a module goes with it."""
+    yield run(store)
+    for file in (store.path / "lenses").glob("*"):
+        file.unlink()

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,34 +10,29 @@ import pytest
 import scipy.special
 import scipy.stats
 import tiny_models
+import tokenizers
 import torch
-from lenses.conftest import texts
+from lenses.conftest import SITES, run, texts
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import residuum
+from residuum.analyses.rows import token_rows
 from residuum.analyses.tuned_lens import study
 from residuum.analyses.tuned_lens.depth import settles
 from residuum.analyses.tuned_lens.quality import divergence
 from residuum.analyses.tuned_lens.ranks import spearman
-from residuum.errors import ArgumentError, ModelError, SelectionError, StoreError
-from residuum.lenses import TunedLens, causal_basis, names, publish, published, save, stored
+from residuum.analyses.tuned_lens.text_bytes import text_bytes
+from residuum.errors import ArgumentError, InputError, ModelError, SelectionError, StoreError
+from residuum.lenses import TunedLens, causal_basis, save, stored
 from residuum.lenses.examples import split, stored_examples
 from residuum.lenses.states import States
 from residuum.replay import Add, Patch, ProjectOut
 from residuum.replay.readout import readout
 from residuum.report import StoreCard, build, sections
 
-ASKED = {"optimizer": "adam", "rate_scale": 5.0, "steps": 60}
-
-
-def run(store, **more):
-    return residuum.analyses.run("tuned_lens", store, **{**ASKED, **more})
-
-
-@pytest.fixture(scope="module")
-def result(store):
-    yield run(store)
-    for file in (store.path / "lenses").glob("*"):
-        file.unlink()
+BYTES = {
+    token: i for i, token in enumerate([*tokenizers.pre_tokenizers.ByteLevel.alphabet(), "<eos>"])
+}
 
 
 def log_softmax(of, normed):
@@ -77,10 +71,11 @@ def test_quality_is_what_it_says(store, result):
         assert row["top1_is_final"] == pytest.approx(agree)
         assert (row["n_tokens"], row["n_targets"]) == (len(rows), has.sum())
         assert row["block"] == (row["layer"] - 1 if row["layer"] else None)
-        # Repeated texts share their rows.
-        tokens = store.tokens.to_table(columns=["row", "text"]).to_pylist()
-        texts = {one["row"]: one["text"] for one in tokens}
-        n_byte = sum(len(texts[row].encode()) for row in rows.tolist())
+        # Repeated texts share their rows; the spaces between words are bytes too.
+        examples = store.examples.to_table(columns=["first_row", "text"]).to_pylist()
+        by_row = {one["first_row"]: one["text"] for one in examples}
+        n_byte = sum(len(by_row[row].encode()) for row in rows.tolist() if row in by_row)
+        assert row["trained_on"] is False
         assert row["ce_bpb"] == pytest.approx(row["ce_nats"] * len(rows) / n_byte / np.log(2))
 
 
@@ -97,6 +92,16 @@ def test_the_trajectory_is_that_of_sql(store, result):
         assert row["top1_id"] == want["token_id"]
         assert row["target_rank"] == want["target_rank"]
         assert row["kl_to_final"] == pytest.approx(want["kl_to_final"], rel=1e-4, abs=1e-6)
+    apart = result["trajectory"].filter(pc.field("lens") == "logit").to_pylist()
+    lens = stored(store, "tuned")
+    for row in apart[:5]:
+        at = np.array([row["row"]])
+        p, q = (np.exp(believed(store, of, row["layer"], at)[0]) for of in (None, lens))
+        m = (p + q) / 2
+        js = ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2
+        assert row["js_to_lens"] == pytest.approx(js, rel=1e-3, abs=1e-6)
+        assert row["tv_to_lens"] == pytest.approx(np.abs(p - q).sum() / 2, rel=1e-3, abs=1e-6)
+    assert mine["js_to_lens"].null_count == mine.num_rows
     assert set(mine["seq_id"].to_pylist()) <= set(store.examples.to_table()["example"].to_pylist())
 
 
@@ -174,32 +179,14 @@ def test_the_report_shows_every_part(store, result):
     assert "Translators on other layers" in page
     again = run(store, lens="tuned", experiments=["quality"])
     assert [section.title for section in sections(again)] == titles[:1]
-
-
-def test_a_lens_that_is_there_is_judged(store, result, tmp_path):
-    """By name, or published: the same numbers, and nothing is trained."""
-    again = run(store, lens="tuned")
-    assert again["losses"].num_rows == 0
-    assert again["quality"].equals(result["quality"])
-    publish(stored(store, "tuned"), tmp_path / "lens", readout(store, analysis="test").w_u)
-    theirs = run(store, lens=str(tmp_path / "lens"), experiments=["quality"])
-    # It does not say what it was trained on: all examples are judged.
-    assert theirs["quality"]["n_tokens"].to_pylist() == [store.n_row] * 8
-    assert theirs["transfer"].num_rows == 0
-    save(store, published(tmp_path / "lens"), "theirs")
-    kept = run(store, lens="theirs", experiments=["quality"])
-    columns = ["layer", "kl_nats"]
-    assert kept["quality"].select(columns).equals(theirs["quality"].select(columns))
-    # A name stands for one training; another lens under the same name is another question.
-    with pytest.raises(ArgumentError, match="trained otherwise \\(optimizer=None\\): give the new"):
-        run(store, save_as="theirs")
-    with pytest.raises(ArgumentError, match="trained otherwise \\(steps=60\\)"):
-        run(store, steps=1)
-    save(store, TunedLens.untrained(4, store.model["d_model"]), "theirs")
-    changed = run(store, lens="theirs", experiments=["quality"])
-    assert not changed["quality"].select(columns).equals(kept["quality"].select(columns))
-    assert names(store) == ["theirs", "tuned"]
-    assert not list((store.path / "lenses").glob(".*"))
+    # A view is of the newest result that was asked for its table.
+    n_row = [
+        store.sql(f"SELECT count(*) FROM tuned_lens_{name}").fetchall()[0][0]
+        for name in ("trajectory", "losses", "fidelity", "skipped")
+    ]
+    want = ("trajectory", "losses", "fidelity", "skipped")
+    assert n_row == [result[name].num_rows for name in want]
+    assert set(again.provenance["unasked"]) >= {"depth", "difficulty", "losses", "skipped"}
 
 
 @pytest.mark.parametrize("store", ["gpt2"], indirect=True)
@@ -210,9 +197,37 @@ def test_bad_input(store):
         ({"lens": "nothing"}, "has no lens 'nothing'"),
         ({"save_as": "a/b"}, "letters, digits"),
         ({"save_as": "logit"}, "what the logit lens is called"),
+        ({"held_out": float("nan"), "save_as": "new"}, "held_out is a share"),
+        ({"starts": 0}, "below 1"),
+        ({"memory": "0", "save_as": "new"}, "memory '0': it is one byte at least"),
     ):
-        with pytest.raises((ArgumentError, StoreError), match=says):
+        with pytest.raises((ArgumentError, StoreError, InputError), match=says):
             run(store, **more)
+    with pytest.raises(ArgumentError, match="what the logit lens is called"):
+        save(store, TunedLens.untrained(4, store.model["d_model"]), "logit")
+
+
+def test_bytes_are_those_of_the_texts(tmp_path):
+    """Tokens that are bytes: parts of a character have no text of their own."""
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE(BYTES, []))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = GPT2Config(vocab_size=len(BYTES), n_positions=64, n_embd=10, n_layer=2, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    inputs = [f"{i} é 星 naïve" for i in range(6)]
+    store = residuum.capture(
+        tmp_path / "model", inputs, tmp_path / "run", sites=SITES, device="cpu"
+    )
+    found = residuum.analyses.run("tuned_lens", store, steps=1, experiments=["quality"])
+    for row in found["quality"].to_pylist():
+        assert row["ce_bpb"] == pytest.approx(row["ce_nats"] / np.log(2))
+        assert row["kl_bpb"] == pytest.approx(row["kl_nats"] / np.log(2))
+    # Half of a character stands for all of it, once; a gap between tokens for nothing.
+    tokens = token_rows(store)
+    for rows, want in (([0, 2], 3), ([0, 3], 3), ([2, 3], 2), ([0, 1, 2, 3], 4)):
+        assert text_bytes(store, tokens, np.array(rows)) == want
 
 
 @pytest.mark.parametrize("store", ["gpt2"], indirect=True)
@@ -225,23 +240,6 @@ def test_it_is_asked_by_its_name_alone(store):
 def _described():
     found = [a.describe() for a in residuum.analyses.registry.registered().values()]
     return json.loads(json.dumps(found))
-
-
-def test_what_comes_later_is_judged_too(tmp_path):
-    """A store that has grown: the examples that were trained on stay out."""
-    tiny_models.save("gpt2", tmp_path / "model", torch.float32)
-    capture = partial(
-        residuum.capture, tmp_path / "model", sites=["resid_pre", "resid_final"], device="cpu"
-    )
-    store = capture(texts(30), tmp_path / "run")
-    run(store, steps=2, experiments=["quality"])
-    old = set(split(stored_examples(store), 0.2, 0)[0].rows().tolist())
-    n_row = store.n_row
-    grown = capture(texts(40), tmp_path / "run", append=True)
-    result = run(grown, lens="tuned", experiments=["depth"])
-    judged = set(result["depth"]["row"].to_pylist())
-    assert judged == set(range(grown.n_row)) - old
-    assert max(judged) >= n_row
 
 
 def test_blocks_of_rows_change_nothing(store, result, monkeypatch):
@@ -359,23 +357,6 @@ def test_alignment_is_the_cosine_of_both_responses(store, result):
             assert row["alignment"] == pytest.approx(np.mean(found[row["weights"]]), abs=2e-3)
 
 
-def test_a_second_lens_is_judged_beside(store, result, tmp_path):
-    save(store, TunedLens.untrained(4, store.model["d_model"]), "plain")
-    file = store.path / "lenses" / "plain.safetensors"
-    for beside in ("plain", str(file)):
-        found = run(store, lens="tuned", beside=beside, experiments=["quality"])
-        rows = {(row["lens"], row["layer"]): row for row in found["quality"].to_pylist()}
-        for row in found["lens_transfer"].to_pylist():
-            logit, tuned = (rows[name, row["layer"]]["kl_nats"] for name in ("logit", "tuned"))
-            assert row["kl_nats"] == pytest.approx(logit)
-            assert row["penalty_nats"] == pytest.approx(logit - tuned)
-        assert found["lens_transfer"].num_rows == 3
-    assert not result["lens_transfer"].num_rows
-    with pytest.raises(StoreError, match="has no lens 'nothing'"):
-        run(store, lens="tuned", beside="nothing")
-    file.unlink()
-
-
 def test_what_cannot_be_done_is_left_out(store, tmp_path):
     """Without the model's folder nothing is replayed; by its name a part is an error."""
     more = {"lens": "tuned", "model": str(tmp_path / "gone")}
@@ -400,25 +381,16 @@ def test_a_lens_of_shuffled_states_is_judged_so(store, result):
         # States of other tokens are what both lenses get.
         assert rows["logit", layer]["kl_nats"] > rows["shuffled", layer]["kl_nats"]
     assert 0 <= rows["shuffled", 3]["kl_nats"] < 1e-6
+    # Other parts would put a token's own states through it.
+    left = run(store, **asked | {"experiments": None, "model": "/nowhere"})
+    skipped = {row["experiment"]: row["reason"] for row in left["skipped"].to_pylist()}
+    for part in ("trajectory", "transfer", "causal_basis", "alignment", "anomaly"):
+        assert "trained on shuffled states" in skipped[part]
+        assert not left[part].num_rows
+    assert left["depth"].num_rows
+    with pytest.raises(InputError, match="trained on shuffled states"):
+        run(store, lens="shuffled", experiments=["transfer"])
     (store.path / "lenses" / "shuffled.safetensors").unlink()
-
-
-@pytest.mark.parametrize("store", ["gpt2"], indirect=True)
-def test_a_checkpoint_of_another_model_is_refused_or_warned_of(store, result, tmp_path):
-    d_model = store.model["d_model"]
-    w_u = readout(store, analysis="test").w_u
-    asked = {"lens": str(tmp_path), "experiments": ["quality"]}
-    for n_state, wide in ((3, d_model), (7, d_model), (4, d_model + 1)):
-        publish(TunedLens.untrained(n_state, wide), tmp_path, w_u)
-        for which in (asked, asked | {"lens": "tuned", "beside": str(tmp_path)}):
-            with pytest.raises(ArgumentError, match="the lens is of"):
-                run(store, **which)
-    publish(TunedLens.untrained(4, d_model), tmp_path, w_u + 1)
-    with pytest.warns(UserWarning, match="made for another unembedding"):
-        run(store, **asked)
-    for gone in ("/nowhere/lens", "x/nope.safetensors"):
-        with pytest.raises(ArgumentError, match="there is no folder and no file"):
-            run(store, lens=gone)
 
 
 @pytest.mark.parametrize("positions", ["last", "column:keep"])

@@ -166,11 +166,14 @@ def test_what_a_query_lacks(lens_and_store):
             "that it is clean and that it is not",
         ),
         (None, InputError, "do not say which are odd: give a query"),
+        ("SELECT no_such FROM tokens", ArgumentError, 'anomalies is no query .* "no_such"'),
     ):
         with pytest.raises(kind, match=says):
             asked(lens_and_store, anomalies=query)
     with pytest.raises(ArgumentError, match=r"train_share is between 0 and 1, not 1\.5"):
         asked(lens_and_store, train_share=1.5)
+    with pytest.raises(ArgumentError, match=r"train_share=0\.999 of the clean .* leaves 0"):
+        asked(lens_and_store, anomalies=QUERY, train_share=0.999)
 
 
 def test_without_scikit_learn_the_part_is_left_out(lens_and_store, monkeypatch):

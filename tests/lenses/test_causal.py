@@ -79,12 +79,25 @@ def test_a_width_unlike_the_vocabulary_and_the_logit_lens(store):
     np.testing.assert_allclose(every.vectors @ every.vectors.T, np.eye(d_model), atol=1e-5)
 
 
+def test_more_starts_find_no_less(store, lens):
+    one, more = (
+        causal_basis(store, lens, STATE, n=1, starts=starts).energies[0] for starts in (1, 6)
+    )
+    assert more >= one
+    found = causal_basis(store, lens, STATE, n=3, starts=6)
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(3), atol=1e-5)
+
+
 @pytest.mark.parametrize("store", ["gpt2"], indirect=True)
 def test_bad_input(store, lens):
     for more, says in (
         ({"n": 0}, "a basis of 0 directions: the stream has 1 to"),
         ({"n": 1000}, "a basis of 1000 directions"),
         ({"removal": "median"}, "not 'median'"),
+        ({"rows": []}, "of 0 rows changes nothing"),
+        ({"rows": [5]}, "removal='mean' of 1 rows changes nothing"),
+        ({"rows": [], "removal": "zero"}, "of 0 rows"),
+        ({"starts": 0}, "from one start at least, not 0"),
     ):
         with pytest.raises(ArgumentError, match=says):
             causal_basis(store, lens, STATE, **more)

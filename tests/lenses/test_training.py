@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from residuum import kernels
-from residuum.errors import ArgumentError, SiteError, StoreError
+from residuum.errors import ArgumentError, InputError, SiteError, StoreError
 from residuum.lenses import Recipe, TunedLens, snapshot, train
 from residuum.lenses.examples import split, steps, stored_examples
 from residuum.lenses.kit import Lesson
@@ -275,8 +275,12 @@ def test_sequences_are_split_and_each_step_takes_whole_ones(store):
 def test_bad_input(store):
     for more, says in (
         ({"states": [3]}, "state 3 has no translator: they are 0 to 2"),
-        ({"states": [1, 1]}, "named twice"),
-        ({"held_out": 1.0}, "leaves 0 to train on"),
+        ({"states": [1, 1]}, "state 1 is named twice"),
+        ({"states": []}, "names no state to train"),
+        ({"held_out": 1.0}, "a share, from 0 to less than 1"),
+        ({"held_out": float("nan")}, "a share, from 0 to less than 1"),
+        ({"held_out": 0.999}, "leaves 0 to train on"),
+        ({"memory": 0}, "memory 0: it is one byte at least"),
         ({"held_out": 0.001}, "and 0 to judge by"),
         ({"executor": "jax"}, "no executor 'jax'"),
         ({"executor": "rust", "device": "cuda"}, "on the CPU, not on cuda"),
@@ -284,7 +288,7 @@ def test_bad_input(store):
         ({"precision": "int8"}, "precision is float32 or bfloat16, not 'int8'"),
         ({"executor": "rust", "precision": "bfloat16"}, "the Rust executor computes in float32"),
     ):
-        with pytest.raises((ArgumentError, SiteError), match=says):
+        with pytest.raises((ArgumentError, SiteError, InputError), match=says):
             train(store, Recipe(steps=1), progress=False, **more)
     for more, says in (
         ({"optimizer": "muon"}, "optimizer is sgd or adam, not 'muon'"),
@@ -293,6 +297,7 @@ def test_bad_input(store):
         ({"momentum": 1.0}, "momentum is at least 0 and below 1"),
         ({"tokens_per_step": 0}, "tokens_per_step is at least 1"),
         ({"rate_scale": float("nan")}, "rate_scale is at least 0"),
+        ({"weight_decay": float("inf")}, "weight_decay is at least 0.0 and finite, not inf"),
     ):
         with pytest.raises(ArgumentError, match=says):
             Recipe(**more)

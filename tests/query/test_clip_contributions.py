@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from clip import towers
 from clip.towers import D_EMBED, N_HEAD, N_LAYER, N_TOKEN
 
 import residuum
+from clip import towers
 from residuum.clip import effects, head_maps, texts
 
 D = towers.directions()

@@ -87,6 +87,17 @@ def test_results_and_tables_of_the_user_are_views_of_old_and_new_connections(tmp
         assert connection.execute("FROM probe_scores").fetchall() == [(2,)]
 
 
+def test_a_view_is_of_the_newest_result_that_was_asked_for_its_table(tmp_path):
+    store = residuum.open(made.write(tmp_path / "run.residuum", "float16").path)
+    some, none = pa.table({"n": [1]}), pa.table({"n": pa.array([], pa.int64())})
+    store.results.put("study", "0", {"a": none, "b": some}, {"unasked": ["a"]})
+    assert store.sql("FROM study_a").fetchall() == []
+    store.results.put("study", "1", {"a": some, "b": some}, {})
+    store.results.put("study", "2", {"a": none, "b": none}, {"unasked": ["a"]})
+    assert store.sql("FROM study_a").fetchall() == [(1,)]
+    assert store.sql("FROM study_b").fetchall() == []  # it was asked for: there is nothing
+
+
 def test_what_duckdb_says_is_left_as_it_is(store):
     with pytest.raises(duckdb.ParserException, match='syntax error at or near "WHER"'):
         store.sql("SELECT 1 FROM z GROUP WHER")

@@ -51,6 +51,7 @@ def numbers(n_layer):
                 "constant_kl_nats": 1.25,
                 "ce_nats": 1.0,
                 "n_tokens": 9,
+                "trained_on": False,
             }
             for (at, lens), layer in itertools.product(enumerate(LENSES), states)
         ],

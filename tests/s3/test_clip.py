@@ -3,9 +3,9 @@
 import numpy as np
 import tiny_models
 import torch
-from clip import towers
 
 import residuum
+from clip import towers
 from residuum.clip import effects, patch_maps, text_bases, texts
 from residuum.store import Store
 

@@ -39,7 +39,7 @@ def token_passages(store: "Store", rows: NDArray[np.int64]) -> dict[int, Passage
     found = store.tokens.to_table(filter=wanted)
     examples = pc.unique(found["example"])
     around = store.tokens.to_table(filter=ds.field("example").isin(examples))
-    texts = _texts(store, examples)
+    texts = input_texts(store, examples)
     passages: dict[int, Passage] = {}
     words = {(row["example"], row["token"]): row["text"] or "" for row in around.to_pylist()}
     for row in found.to_pylist():
@@ -51,7 +51,7 @@ def example_passages(store: "Store", rows: NDArray[np.int64]) -> dict[int, Passa
     """The passage of each of some rows of the example sites."""
     wanted = ds.field("example_row").isin(pa.array(np.unique(rows)))
     found = store.examples.to_table(columns=["example", "example_row"], filter=wanted)
-    texts = _texts(store, pc.unique(found["example"]))
+    texts = input_texts(store, pc.unique(found["example"]))
     passages: dict[int, Passage] = {}
     for row in found.to_pylist():
         text = texts.get(row["example"])
@@ -61,7 +61,7 @@ def example_passages(store: "Store", rows: NDArray[np.int64]) -> dict[int, Passa
     return passages
 
 
-def _texts(store: "Store", examples: pa.Array) -> dict[int, str]:
+def input_texts(store: "Store", examples: pa.Array) -> dict[int, str]:
     """The input text of some examples; empty where the input was not text in a column."""
     name = store.capture.get("text_column")
     if name is None or name not in store.examples.schema.names:

@@ -16,7 +16,7 @@ import json
 import pkgutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from types import MappingProxyType
@@ -72,7 +72,9 @@ class Analysis:
     that claims an identity, such as parts that sum to a whole: a store with int8 sites, in which
     the numbers are not those that the model computed, is refused. `columns` are those of the inputs
     that it reads; a store without them is not asked unless it is named. `trains` is for a method
-    that takes long on a large store, and is asked only by its name too.
+    that takes long on a large store, and is asked only by its name too. `holds` says whether a
+    kept answer still counts, where an analysis leaves something else in the store. `unasked` names
+    tables that are empty as the parameters do not ask for them: views show an older result's.
     """
 
     name: str
@@ -88,6 +90,8 @@ class Analysis:
     exact: bool = False
     columns: tuple[str, ...] = ()
     trains: bool = False
+    holds: Callable[["Store", Any], bool] = lambda _store, _params: True
+    unasked: Callable[[Any], Collection[str]] = lambda _params: ()
 
     def run(self, store: "Store", **params: object) -> Result:
         """The tables for these parameters, read from the store if they were asked for before.
@@ -99,18 +103,10 @@ class Analysis:
                 the message says what to do.
 
         """
-        asked: Any = parameters.check(self.params, params, analysis=self.name)
-        require(store, *self.sites, analysis=self.name)
-        require_columns(store, *self.columns, analysis=self.name)
-        if self.exact:
-            refuse_lossy(store, analysis=self.name)
-        chosen = self.settle(store, asked)
-        plain = json.loads(json.dumps(asdict(chosen)))
-        key = key_of(self.name, self.version, plain, store.commit, store.n_example)
+        chosen, plain, key = self._question(store, params)
         kept = store.results.get(self.name, key)
-        if kept is not None:
-            tables, provenance = kept
-            return Result(self.name, plain, tables, provenance)
+        if kept is not None and self.holds(store, chosen):
+            return Result(self.name, plain, *kept)
         start = time.perf_counter()
         tables = self._checked(self.compute(store, chosen))
         provenance = {
@@ -122,7 +118,11 @@ class Analysis:
             "commit": store.commit,
             "seconds": round(time.perf_counter() - start, 3),
         }
+        if unasked := sorted(self.unasked(chosen)):
+            provenance["unasked"] = unasked
         try:
+            if kept is not None:
+                store.results.remove(self.name, key)
             provenance = dict(store.results.put(self.name, key, tables, provenance).provenance)
         except OSError as error:
             if error.errno not in _READ_ONLY:
@@ -130,6 +130,38 @@ class Analysis:
             message = f"{store.path} cannot be written ({error.strerror}): the answer is not kept."
             warnings.warn(message, stacklevel=2)
         return Result(self.name, plain, tables, provenance)
+
+    def kept(self, store: "Store", **params: object) -> Result | None:
+        """The answer to these parameters, if it was computed before; nothing is computed.
+
+        Raises:
+            ArgumentError, InputError, SiteError: as of `run`.
+        """
+        chosen, plain, key = self._question(store, params)
+        found = store.results.get(self.name, key)
+        held = found is not None and self.holds(store, chosen)
+        return Result(self.name, plain, *found) if found is not None and held else None
+
+    def newest(self, store: "Store") -> Result | None:
+        """The answer that was computed last, whatever its parameters, if the store is as it was."""
+        for one in reversed(store.results.list(self.name)):
+            plain = one.provenance.get("parameters", {})
+            key = key_of(self.name, self.version, plain, store.commit, store.n_example)
+            found = store.results.get(self.name, key) if key == one.key else None
+            if found is not None:
+                return Result(self.name, plain, *found)
+        return None
+
+    def _question(self, store: "Store", params: Mapping[str, object]) -> tuple[Any, Any, str]:
+        """The parameters as they are settled, the same as plain values, and the key of both."""
+        asked: Any = parameters.check(self.params, params, analysis=self.name)
+        require(store, *self.sites, analysis=self.name)
+        require_columns(store, *self.columns, analysis=self.name)
+        if self.exact:
+            refuse_lossy(store, analysis=self.name)
+        chosen = self.settle(store, asked)
+        plain = json.loads(json.dumps(asdict(chosen)))
+        return chosen, plain, key_of(self.name, self.version, plain, store.commit, store.n_example)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for `residuum analyses --json`."""

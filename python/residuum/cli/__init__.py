@@ -4,7 +4,7 @@ Errors are one paragraph on stderr; the exit code is 0 (done), 1 (the question f
 damaged store) or 2 (wrong usage). Commands import what they need when they run, so that `--help`
 is there at once and asking a store needs no torch.
 
-    main ──▶ capture · info · verify · sql · analyses · run · report · export · import
+    main ──▶ capture · info · verify · sql · analyses · run · report · lens · export · import
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from residuum.cli.ask import info, sql, verify
 from residuum.cli.capture import capture
 from residuum.cli.errors import report_failure, show_warning
 from residuum.cli.exchange import export, import_
+from residuum.cli.lens import lens
 from residuum.cli.options import debug_option
 
 __all__ = ["main", "run_command"]
@@ -31,7 +32,7 @@ def cli() -> None:
     """Capture a model's activations once; ask them many times."""
 
 
-for command in (capture, info, verify, sql, analyses, run, report, export, import_):
+for command in (capture, info, verify, sql, analyses, run, report, lens, export, import_):
     cli.add_command(command)
 
 

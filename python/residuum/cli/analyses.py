@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+
+    from residuum.analyses.registry import Analysis
+    from residuum.analyses.result import Result
+    from residuum.store import Store
 
 
 @click.command(short_help="List what can be asked.")
@@ -116,18 +121,30 @@ def _show(table: pa.Table) -> None:
 @click.command(short_help="Make one HTML file of the answers.")
 @store_argument
 @click.argument("names", nargs=-1, metavar="[ANALYSIS]...")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="name=value",
+    help="Set a parameter of the one ANALYSIS, one --set each.",
+)
 @click.option("-o", "--out", required=True, type=FilePath, metavar="report.html", help="The file.")
 @debug_option
-def report(store: str, names: tuple[str, ...], out: Path) -> None:
+def report(store: str, names: tuple[str, ...], settings: tuple[str, ...], out: Path) -> None:
     """Draw the answers of analyses on the store RUN in one HTML file that works offline.
 
     Without names: every analysis whose sites the store has; one whose defaults do not fit the
-    store is left out, and why is said.
+    store is left out, and why is said. Of an analysis that trains, such as tuned_lens, the answer
+    that was computed last is drawn, unless --set or its defaults name another that is kept.
     """
     from residuum import open as open_store
     from residuum.analyses import registry
     from residuum.report import StoreCard, build
 
+    parameters = _parsed(settings)
+    if parameters and len(names) != 1:
+        message = "--set is of one analysis: name it, and no other."
+        raise click.UsageError(message)
     opened = open_store(store)
     asked = [registry.find(name) for name in names] or registry.answerable(opened)
     if not asked:
@@ -138,7 +155,7 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
     results = []
     for analysis in asked:
         try:
-            results.append(analysis.run(opened))
+            results.append(_answer(analysis, opened, parameters))
         except (ArgumentError, SiteError) as error:
             if names:
                 raise
@@ -149,3 +166,15 @@ def report(store: str, names: tuple[str, ...], out: Path) -> None:
         raise SiteError(message)
     write_text(out, build(StoreCard.of(opened.info()), results))
     click.echo(f"{out}: {', '.join(result.analysis for result in results)}", err=True)
+
+
+def _answer(analysis: Analysis, store: Store, parameters: Mapping[str, object]) -> Result:
+    """What is drawn: what was asked for, or of what takes long to compute what there is."""
+    if analysis.trains and not parameters:
+        # Its defaults can be in the way of a lens that was trained otherwise.
+        with suppress(ArgumentError):
+            if (kept := analysis.kept(store)) is not None:
+                return kept
+        if (newest := analysis.newest(store)) is not None:
+            return newest
+    return analysis.run(store, **parameters)

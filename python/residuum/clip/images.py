@@ -180,8 +180,8 @@ def _wanted(store: Store, name: str, instead: str | None = None) -> SiteArray:
         held = ", ".join(store.sites) or "none"
         message = (
             f"this needs the site {instead or name}, which {store.path} does not hold; it holds "
-            f"{held}. Capture it with --site {instead or name} (and --append, for the images that "
-            "are there)."
+            f"{held}. Capture it with --site {instead or name}; with --append for the images that "
+            "are there (image_v: if the store has pooled)."
         )
         raise SiteError(message)
     return store[name]

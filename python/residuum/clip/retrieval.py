@@ -9,7 +9,6 @@ import numpy as np
 
 from residuum import kernels
 from residuum.clip.effects import BLOCK
-from residuum.clip.effects import heads as head_shares
 from residuum.clip.images import Images
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError
@@ -64,14 +63,18 @@ def head_vectors(
         raise ArgumentError(message)
     along = stored.tower.along(np.eye(stored.tower.d_embed, dtype=np.float32))
     out = np.zeros((len(images), stored.tower.d_embed), np.float32)
-    each = 4 * stored.tower.w_o.shape[-1] + 4 * stored.tower.n_head * stored.tower.d_embed
+    chosen = {layer: [head for at, head in pairs if at == layer] for layer, _ in pairs}
+    for layer in chosen:
+        stored.z(images.taken(slice(0, 0)), layer)  # a layer that was not captured is refused here
+    through = {layer: stored.tower.readout(layer, along)[of] for layer, of in chosen.items()}
+    each = 12 * stored.tower.w_o.shape[-1] + 8 * stored.tower.d_embed
     for place in images.blocks(each, BLOCK):
         some = images.taken(place)
         divisor = stored.tower.divisor(stored.final(some))
-        for layer in dict.fromkeys(layer for layer, _ in pairs):
-            chosen = [head for at, head in pairs if at == layer]
-            shares = head_shares(stored.tower, stored.z(some, layer), layer, along, divisor)
-            out[place] += shares[:, chosen].sum(axis=1)
+        for layer, of in chosen.items():
+            z = stored.z(some, layer, of).reshape(len(some), -1)
+            out[place] += kernels.matmul(z, through[layer].reshape(z.shape[1], -1))
+        out[place] /= divisor[:, None]
     return out - out.mean(axis=0, dtype=np.float64).astype(np.float32) if centred else out
 
 

@@ -81,10 +81,9 @@ class Stored:
         every = tuple(range(self.tower.n_layer))
         return self.layers == every and self.mlps == every and self.has_embedding
 
-    def z(self, images: Images, layer: int) -> NDArray[np.float32]:
-        """What a layer's heads read at the class token, `[image, head, d_head]`."""
-        shape = (len(images), *self.tower.w_o.shape[1:3])
-        return self.store["z"].read(images.row, layer, dtype=np.float32).reshape(shape)
+    def z(self, images: Images, layer: int, heads: list[int] | None = None) -> NDArray[np.float32]:
+        """What a layer's heads, or some, read at the class token, `[image, head, d_head]`."""
+        return self.store["z"].read(images.row, layer, heads, dtype=np.float32)
 
     def mlp(self, images: Images, layer: int) -> NDArray[np.float32]:
         """What a layer's MLP adds, `[image, d_model]`."""

@@ -39,6 +39,16 @@ TOGETHER = 4
 """Directions whose energies are computed at once."""
 
 
+@dataclass(frozen=True)
+class Search:
+    """How directions are looked for; see `causal_basis`."""
+
+    evaluations: int = 100
+    tolerance: float = 1e-4
+    starts: int = 1
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Basis:
     """Directions of one state, the strongest first.
@@ -67,7 +77,8 @@ class Energy:
         for at in range(0, len(directions), TOGETHER):
             each = [self._moved(v)[0] for v in directions[at : at + TOGETHER]]
             loss, _ = self._learn(np.stack(each))
-            found.append(loss.mean(1, dtype=np.float64))
+            # Rounding leaves the KL of what does not move a little below 0.
+            found.append(np.maximum(0.0, loss.mean(1, dtype=np.float64)))
         return np.concatenate(found)
 
     def gradient(self, v: Doubles) -> tuple[float, Doubles]:
@@ -111,6 +122,7 @@ def causal_basis(
     seed: int = 0,
     evaluations: int = 100,
     tolerance: float = 1e-4,
+    starts: int = 1,
 ) -> Basis:
     """The directions of a state that the lens' predictions rest on most.
 
@@ -123,9 +135,13 @@ def causal_basis(
             float32 `[row, d_model]` are in memory.
         removal: what is put along a direction: "mean" of these rows, "zero", or "resample", what
             another of the rows has.
-        seed: of the resampling.
+        seed: of the resampling, and of starts that are drawn.
         evaluations: of the energy and its gradient for each direction, at most.
         tolerance: relative change of the energy at which a direction is found.
+        starts: from how many directions each is looked for, the best end kept: half are those of
+            the unembedding and the states that have most energy, half drawn. There can be several
+            places that no small step improves, and more starts find better ones, at the cost of as
+            many times the evaluations. One is as in the paper: the best of the first kind.
 
     Raises:
         SiteError: the store does not hold the state.
@@ -138,34 +154,46 @@ def causal_basis(
     if not 0 < n <= d_model:
         message = f"a basis of {n} directions: the stream has 1 to {d_model}"
         raise ArgumentError(message)
+    if starts < 1:
+        message = f"directions are looked for from one start at least, not {starts}"
+        raise ArgumentError(message)
     h = states.finite(state, slice(None) if rows is None else np.asarray(rows))
     energy = Energy(of, lens, state, h, instead(h, removal, seed))
-    return extracted(energy, n, evaluations=evaluations, tolerance=tolerance)
+    search = Search(evaluations, tolerance, starts, seed)
+    return extracted(energy, n, search)
 
 
-def extracted(energy: Energy, n: int, *, evaluations: int, tolerance: float) -> Basis:
+def extracted(energy: Energy, n: int, search: Search) -> Basis:
     """Greedily, each vector in what those before leave; sorted by energy at the end."""
-    starts = _starts(energy, n + MORE)
+    known, rng = _starts(energy, n + MORE), np.random.default_rng(search.seed)
     found: list[Doubles] = []
     for _ in range(n):
-        left = _complement(found, starts)
-        start = left[int(np.argmax(energy(left)))]
-
-        def falling(w: Doubles) -> tuple[float, Doubles]:
-            """The energy less than zero, of any vector: put into the complement, of length 1."""
-            (inside,) = _projected(found, w[None])
-            size = float(np.linalg.norm(inside))
-            v = inside / size
-            value, gradient = energy.gradient(v)
-            (by_inside,) = _projected(found, gradient[None])
-            return -value, (v * (v @ by_inside) - by_inside) / size
-
-        w, _ = minimise(falling, start, evaluations=evaluations, tolerance=tolerance)
-        found.append(_complement(found, w[None])[0])
+        left = _complement(found, known)
+        best = np.argsort(-energy(left), kind="stable")[: (search.starts + 1) // 2]
+        drawn = _complement(found, rng.standard_normal((search.starts // 2, left.shape[1])))
+        ends = [_end(energy, found, v, search) for v in [*left[best], *drawn]]
+        found.append(_complement(found, min(ends, key=lambda end: end[1])[0][None])[0])
     vectors = np.stack(found)
     energies = energy(vectors)
     order = np.argsort(-energies, kind="stable")
     return Basis(vectors[order], energies[order])
+
+
+def _end(
+    energy: Energy, found: Sequence[Doubles], start: Doubles, search: Search
+) -> tuple[Doubles, float]:
+    """Where a search ends from one start, and the energy there less than zero."""
+
+    def falling(w: Doubles) -> tuple[float, Doubles]:
+        """The energy less than zero, of any vector: put into the complement, of length 1."""
+        (inside,) = _projected(found, w[None])
+        size = float(np.linalg.norm(inside))
+        v = inside / size
+        value, gradient = energy.gradient(v)
+        (by_inside,) = _projected(found, gradient[None])
+        return -value, (v * (v @ by_inside) - by_inside) / size
+
+    return minimise(falling, start, evaluations=search.evaluations, tolerance=search.tolerance)
 
 
 def random_directions(n: int, d_model: int, seed: int) -> Doubles:

@@ -61,9 +61,12 @@ def split(examples: Examples, held_out: float, seed: int) -> tuple[Examples, Exa
     Raises:
         ArgumentError: a share that leaves nothing to train on, or nothing to judge by.
     """
+    if not 0 <= held_out < 1:
+        message = f"held_out is a share, from 0 to less than 1, not {held_out}"
+        raise ArgumentError(message)
     n = len(examples)
     n_held = round(n * held_out)
-    if not 0 <= held_out < 1 or n_held == n or (held_out and not n_held):
+    if n_held == n or (held_out and not n_held):
         message = (
             f"held_out={held_out} of {n} distinct examples leaves {n - n_held} to train on and "
             f"{n_held} to judge by: capture more, or give another share (0 is none)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,6 @@ def _one_of(name: str, value: Any, words: tuple[str, ...]) -> None:  # noqa: ANN
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        message = f"{name} is at least {least}, not {value!r}"
+    if not least <= value < math.inf:
+        message = f"{name} is at least {least} and finite, not {value!r}"
         raise ArgumentError(message)

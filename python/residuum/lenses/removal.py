@@ -25,8 +25,12 @@ def instead(states: Floats, removal: str, seed: int = 0) -> Floats:
     """What takes the place of states `[row, d_model]`: `[1, d_model]`, or of each row its own.
 
     Raises:
-        ArgumentError: a removal that there is not, or a single row to draw others for.
+        ArgumentError: a removal that there is not, no states, or a single one, of which there is
+            no other and whose mean is itself.
     """
+    if removal in REMOVALS and len(states) < (1 if removal == "zero" else 2):
+        message = f"removal={removal!r} of {len(states)} rows changes nothing: give two at least"
+        raise ArgumentError(message)
     if removal == "mean":
         return np.asarray(states.mean(0, keepdims=True, dtype=np.float64).astype(states.dtype))
     if removal == "zero":

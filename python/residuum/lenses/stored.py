@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from residuum.errors import ArgumentError, StoreError
+from residuum.lenses.another import warn_of_another
 from residuum.lenses.tuned import Translator, TunedLens
 from residuum.store import lens_files, tensor_file
 from residuum.store.files import write_atomic
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from residuum.store.s3_path import StorePath
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LOGIT = "logit"
+"""What the logit lens is called in tables, so that no other lens is."""
 
 
 def path_of(store: Store, name: str) -> StorePath:
@@ -49,10 +52,14 @@ def save(store: Store, lens: TunedLens, name: str) -> None:
     """Keep a lens in the store, where SQL finds it by name; one of that name is replaced.
 
     Raises:
-        ArgumentError: a name that no file can have, a lens of another width, or numbers in it that
-            are not finite.
+        ArgumentError: a name that no file can have or that the logit lens has, a lens of another
+            width, or numbers in it that are not finite.
     """
+    if name == LOGIT:
+        message = f"{LOGIT!r} is what the logit lens is called in tables: take another name"
+        raise ArgumentError(message)
     refuse_other(store, lens)
+    warn_of_another(store, lens)
     path = path_of(store, name)
     tensors = {
         f"{state}.{part}": np.ascontiguousarray(values, np.float32)

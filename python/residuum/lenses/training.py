@@ -99,7 +99,7 @@ def train(
     Raises:
         SiteError: the store does not hold the states.
         StoreError: the model has no unembedding, or numbers that are not finite.
-        ArgumentError: settings that mean nothing, or too few examples.
+        ArgumentError: settings that mean nothing, no states or one twice, or too few examples.
     """
     recipe = _a_recipe(recipe or Recipe())
     of = readout(store, analysis="tuned_lens")
@@ -129,6 +129,9 @@ def train(
         "revision": store.model.get("revision"),
         "weights_hash": store.model.get("weights_hash"),
         "recipe": asdict(recipe),
+        "executor": executor_for(executor, device, precision),
+        "device": device,
+        "precision": precision,
         # Of the examples whose rows were there: others may come later.
         "split": {
             "held_out": held_out,
@@ -155,7 +158,12 @@ def _a_recipe(value: object) -> Recipe:
     return value
 
 
-def _kit(executor: str, device: str, precision: str, of: Any) -> Kit:  # noqa: ANN401
+def executor_for(executor: str, device: str, precision: str) -> str:
+    """Which executor trains: "rust" or "torch".
+
+    Raises:
+        ArgumentError: one that there is not, or that cannot do what is asked.
+    """
     if executor not in ("auto", "rust", "torch"):
         message = f"there is no executor {executor!r}: it is auto, rust or torch"
         raise ArgumentError(message)
@@ -168,7 +176,11 @@ def _kit(executor: str, device: str, precision: str, of: Any) -> Kit:  # noqa: A
     if executor == "rust" and precision != "float32":
         message = "the Rust executor computes in float32: take executor='torch' for bfloat16"
         raise ArgumentError(message)
-    if executor == "torch" or device != "cpu" or precision != "float32":
+    return "torch" if executor == "torch" or device != "cpu" or precision != "float32" else "rust"
+
+
+def _kit(executor: str, device: str, precision: str, of: Any) -> Kit:  # noqa: ANN401
+    if executor_for(executor, device, precision) == "torch":
         where = torch_device(device)
         from residuum.lenses.torch_kit import TorchKit
 
@@ -191,9 +203,7 @@ class _Lessons:
                 message = f"state {state} has no translator: they are 0 to {last - 1}"
                 raise ArgumentError(message)
             self.of.require(state)
-        if not self.trained or len(set(self.trained)) < len(self.trained):
-            message = f"{store.path} holds none of the states to train, or one is named twice"
-            raise SiteError(message)
+        _refuse_states(store, states, self.trained)
         self.target = None
         if recipe.loss == "ce":
             self.target = store.target
@@ -225,6 +235,25 @@ class _Lessons:
             if not final and self.target is not None:
                 targets = self.target.read(rows=part).astype(np.int32)
             yield Lesson(states, last, targets)
+
+
+def _refuse_states(store: Store, asked: Sequence[int] | None, states: Sequence[int]) -> None:
+    """Refuse no states, and a state twice.
+
+    Raises:
+        ArgumentError: of those that were asked for.
+        SiteError: the store holds none but the last.
+    """
+    if asked is None and not states:
+        message = f"{store.path} holds none of the states that a lens has maps for"
+        raise SiteError(message)
+    if not states:
+        message = "states=[] names no state to train: leave it out to train all that there are"
+        raise ArgumentError(message)
+    twice = [state for state in states if list(states).count(state) > 1]
+    if twice:
+        message = f"state {twice[0]} is named twice in states={list(states)}"
+        raise ArgumentError(message)
 
 
 def _start(recipe: Recipe, lessons: _Lessons, examples: Examples) -> list[Translator]:

@@ -101,14 +101,20 @@ def _table(store: Store, name: str) -> str:
 
 
 def _newest_results(store: Store) -> dict[str, list[StorePath]]:
-    """The file of each result table, `<analysis>_<table>`; of several keys the newest."""
-    taken = {*store.sites, *store.tables}
+    """The file of each result table, `<analysis>_<table>`; of several keys the newest.
+
+    A table that the newest was not asked for is that of the newest that was.
+    """
+    taken, asked = {*store.sites, *store.tables}, set()
     found: dict[str, list[StorePath]] = {}
     for result in store.results.list():
         for table in result.tables:
             name = f"{result.analysis}_{table}"
-            if name not in taken:
+            unasked = table in result.provenance.get("unasked", ())
+            if name not in taken and not (unasked and name in asked):
                 found[name] = [result.path / f"{table}.parquet"]
+            if not unasked:
+                asked.add(name)
     return found
 
 

@@ -113,6 +113,7 @@ def head_map(
     says: str,
     unit: str,
     signed: bool = False,
+    low: float = 0.0,
     high: float | None = None,
     axes: tuple[str, str] = ("head", "layer"),
 ) -> Chart:
@@ -124,7 +125,8 @@ def head_map(
         title: The chart's heading.
         says: One sentence on what to see.
         unit: What the colour counts, for the legend.
-        signed: Colours run both ways from 0 instead of up from 0.
+        signed: Colours run both ways from 0 instead of up from `low`.
+        low: The value without colour, such as chance.
         high: The value at the end of the scale; the largest one if not given.
         axes: Fields that columns and rows are, of maps of other things.
 
@@ -142,7 +144,7 @@ def head_map(
     if signed:
         scale = alt.Scale(domain=[-high, high], domainMid=0, nice=True, interpolate="lab")
     else:
-        scale = alt.Scale(domain=[0, high], nice=True, interpolate="lab")
+        scale = alt.Scale(domain=[low, high], nice=True, interpolate="lab", clamp=True)
     base = alt.Chart(data(rows)).encode(
         x=alt.X(f"{across}:O", title=across.replace("_", " "), axis=cell_axis(orient="top")),
         y=alt.Y(f"{down}:O", title=down.replace("_", " "), axis=cell_axis()),
@@ -162,7 +164,7 @@ def head_map(
     if roomy:
         numbers = base.mark_text(fontSize=10).encode(
             text=alt.Text(f"{value}:Q", format=f".{decimals}f"),
-            color=contrast(f"abs(datum['{value}']) / {high}"),
+            color=contrast(f"(abs(datum['{value}']) - {low}) / {high - low}"),
         )
         layers.append(numbers)
     chart = alt.layer(*layers).properties(width=alt.Step(width), height=alt.Step(height))
@@ -202,6 +204,7 @@ def layer_lines(
     axis: str = "layer",
     dash: str | None = None,
     level: tuple[str, float] | None = None,
+    zero: bool = True,
 ) -> Chart:
     """Lines over layers: mappings with `layer`, `value` and `series`, the name of the line.
 
@@ -213,6 +216,7 @@ def layer_lines(
         axis: What the layers are called, where they are something else.
         dash: A field that tells lines of one colour apart by their dashes.
         level: A dashed rule across, and its name.
+        zero: Whether the axis of values must start at 0.
 
     """
     base = alt.Chart(data(rows)).encode(
@@ -222,7 +226,7 @@ def layer_lines(
             axis=alt.Axis(format="d", values=labelled(rows), grid=False, labelFlush=False),
             scale=alt.Scale(nice=False),
         ),
-        y=alt.Y("value:Q", title=unit),
+        y=alt.Y("value:Q", title=unit, scale=alt.Undefined if zero else alt.Scale(zero=False)),
         color=alt.Color(
             "series:N",
             title=None,

@@ -47,7 +47,7 @@ def interval_dots(
             title=None,
             sort=list(series),
             scale=alt.Scale(domain=list(series)),
-            legend=alt.Legend(orient="top", columns=1),
+            legend=alt.Legend(orient="top", columns=1) if len(series) > 1 else None,
         ),
         tooltip=[
             "name:N",
@@ -60,7 +60,8 @@ def interval_dots(
     )
     scale = alt.Scale(domain=[low, 1], nice=True, zero=False)
     lines = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lo:Q", title=unit, scale=scale, axis=alt.Axis(labelFlush=False)), x2="hi:Q"
+        x=alt.X("lo:Q", title=unit, scale=scale, axis=alt.Axis(labelFlush=False, tickCount=6)),
+        x2="hi:Q",
     )
     dots = base.mark_point(filled=True, size=64, opacity=1).encode(
         x=alt.X("value:Q", title=unit, scale=scale)
@@ -69,8 +70,13 @@ def interval_dots(
     rule = across.mark_rule(strokeDash=[5, 4]).encode(
         x="value:Q", tooltip=["name:N", alt.Tooltip("value:Q", format=".3f")]
     )
-    label = across.mark_text(align="left", baseline="bottom", dx=4, dy=-2, fontSize=11).encode(
-        x="value:Q", y=alt.value(0), text="name:N"
-    )
+    late = level[1] > (low + 1) / 2  # a label on the right would stand out of the chart
+    label = across.mark_text(
+        align="right" if late else "left",
+        baseline="bottom",
+        dx=-4 if late else 4,
+        dy=-2,
+        fontSize=11,
+    ).encode(x="value:Q", y=alt.value(0), text="name:N")
     chart = alt.layer(rule, label, lines, dots).properties(width=WIDTH, height=alt.Step(LINE))
     return finish(chart, title=title, says=says)

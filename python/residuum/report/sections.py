@@ -50,5 +50,7 @@ def scroll(table: pa.Table, rows: int = TABLE_ROWS) -> str:
 
 
 def fold(table: pa.Table, title: str) -> str:
-    """A table behind a heading that opens it."""
-    return f"<details><summary>{title}</summary>{scroll(table)}</details>"
+    """A table behind a heading that opens it, and says where the table is cut."""
+    n = table.num_rows
+    more = f" (the first {TABLE_ROWS} of {n:,})" if n > TABLE_ROWS else ""
+    return f"<details><summary>{title}{more}</summary>{scroll(table)}</details>"

@@ -17,6 +17,11 @@ from residuum.report.sections import Section, scroll
 EXAMPLES = 12  # in the menu of the map
 TOKENS = 40  # of one example
 LOGIT = "logit"
+TRAINED_ON = {
+    False: "that the lens was not trained on",
+    True: "that the lens was trained on, as none were held out: it flatters the lens",
+    None: "of which it is not known whether the lens was trained on them",
+}
 LINES, STEPS = 8, 100  # of the training's losses
 
 
@@ -69,8 +74,10 @@ def _quality(table: pa.Table) -> Section:
             "KL between the mean distributions of model and lens.",
         ),
     ]
+    known = {row["lens"]: row["trained_on"] for row in rows}
+    own = next((trained for lens, trained in known.items() if lens != LOGIT), None)
     text = (
-        f"Over {count(rows[0]['n_tokens'], 'token')} of examples that the lens was not trained on. "
+        f"Over {count(rows[0]['n_tokens'], 'token')} of examples {TRAINED_ON[own]}. "
         "Layer 0 is the embedding, layer l enters block l, the last is the model's own output."
     )
     return Section("Tuned lens and logit lens", text, charts, scroll(table, table.num_rows))

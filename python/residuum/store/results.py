@@ -127,6 +127,16 @@ class Results:
             raise StoreError(message) from error
         return tables, dict(found.provenance)
 
+    def remove(self, analysis: str, key: str) -> None:
+        """Take a result away that counts no more; one that is not there is no error."""
+        folder = self._folder / analysis / key
+        if not (folder / PROVENANCE).is_file():
+            return
+        # Without its provenance it is not there, whatever happens next.
+        (folder / PROVENANCE).unlink()
+        if not isinstance(folder, S3Path):
+            shutil.rmtree(folder)
+
     def list(self, analysis: str | None = None) -> list[StoredResult]:
         """Return the kept results, oldest first, of one analysis or of all."""
         # A result in the making begins with a dot.

@@ -395,8 +395,8 @@ class SiteArray:
     @property
     def _head_axis(self) -> Axis | None:
         """The axis that a selection of heads is along: heads of a row, not of its tokens."""
-        first = self._axes[1 + self.has_layers]
-        return first if first.name in HEAD_AXES else None
+        inner = self._axes[1 + self.has_layers :]  # of one number a row there is none
+        return inner[0] if inner and inner[0].name in HEAD_AXES else None
 
     def _refuse_axis(self, name: str) -> NoReturn:
         axes = ", ".join(self.axes)

@@ -40,6 +40,8 @@ pub(crate) trait Part: Sized + Send + Sync + 'static {
     fn site(store: &Store) -> Result<Arc<SiteArray>>;
     /// Whether tokens are told apart.
     const TOKENS: bool;
+    /// Those of some layers of the site of which all that is needed is there.
+    fn layers(store: &Store, layers: Vec<usize>) -> Result<Vec<usize>>;
 }
 
 /// Shares of heads.
@@ -54,6 +56,10 @@ impl Part for OfHeads {
     const NAME: &'static str = "residuum_clip_contributions";
     const TOKENS: bool = false;
 
+    fn layers(_store: &Store, layers: Vec<usize>) -> Result<Vec<usize>> {
+        Ok(layers)
+    }
+
     fn site(store: &Store) -> Result<Arc<SiteArray>> {
         Ok(Arc::clone(store.site("z")?))
     }
@@ -62,6 +68,19 @@ impl Part for OfHeads {
 impl Part for OfPatches {
     const NAME: &'static str = "residuum_clip_patch_contributions";
     const TOKENS: bool = true;
+
+    fn layers(store: &Store, layers: Vec<usize>) -> Result<Vec<usize>> {
+        let there = &store.site("pattern")?.spec().layers;
+        let both: Vec<usize> = layers.into_iter().filter(|layer| there.contains(layer)).collect();
+        if both.is_empty() {
+            return Err(Failure::new(format!(
+                "{} has no layer with both `pattern` and values: capture --site pattern --site \
+                 image_v",
+                store.path().display()
+            )));
+        }
+        Ok(both)
+    }
 
     fn site(store: &Store) -> Result<Arc<SiteArray>> {
         let keys = store.attributes().pointer("/capture/keys").and_then(Json::as_str);
@@ -166,7 +185,7 @@ impl<P: Part> TableFunction for Contributions<P> {
         let weights = Projection::load(&store)?;
         let z = Arc::clone(store.site("z")?);
         let site = P::site(&store)?;
-        let layers = layers(arguments, &site)?;
+        let layers = P::layers(&store, layers(arguments, &site)?)?;
         let (names, directions) = directions(arguments, P::NAME, weights.d_embed())?;
         let examples = chosen(arguments, class_tokens(&store)?)?;
         let final_stream = final_residual(&store)?;

@@ -5,7 +5,8 @@ Decomposition, arXiv 2310.05916. From a store of class tokens (`z`, `resid_final
 `pattern` and `image_v`); texts and classes are stores of the text tower.
 
     study.py     images, labels, texts, shares         parts.py      the parts in order
-    effect.py    direct effects of components          ablation.py   sets replaced by their means
+    exactness.py do the parts add up                   effect.py     direct effects of components
+    ablation.py  sets replaced by their means
     textspan.py  texts of heads, their completeness    repair.py     what should not matter, removed
     heatmap.py, segment.py   image patches             retrieval.py  images by one property
     pictures.py  small copies of images for reports

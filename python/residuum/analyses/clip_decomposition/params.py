@@ -6,6 +6,7 @@ from residuum.analyses.params import param
 from residuum.errors import ArgumentError
 
 EXPERIMENTS = (
+    "exactness",
     "effect",
     "ablation",
     "textspan",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from residuum.analyses.clip_decomposition.ablation import ablation
 from residuum.analyses.clip_decomposition.effect import effect
+from residuum.analyses.clip_decomposition.exactness import exactness
 from residuum.analyses.clip_decomposition.heatmap import heatmap
 from residuum.analyses.clip_decomposition.params import EXPERIMENTS
 from residuum.analyses.clip_decomposition.pictures import pictures
@@ -56,6 +57,7 @@ def _made(study: Study, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, C
     """
     spans, repair, retrieval = TextSpan(study), Repair(study), Retrieval(study)
     return {
+        "exactness": {"exactness": lambda: exactness(study)},
         "effect": {"effect": lambda: effect(study)},
         "ablation": {"ablation": lambda: ablation(study)},
         "textspan": {"textspan": spans.rows},

@@ -51,7 +51,7 @@ class Retrieval:
         for layer, head, vectors in self._vectors():
             near = self._nearest(vectors)
             for name, of in values.items():
-                agree = of[near] == of[self.queries][:, None]
+                agree = (of[near] == of[self.queries][:, None]) & (near >= 0)
                 found.append(
                     {
                         "model": study.model,
@@ -88,13 +88,18 @@ class Retrieval:
         yield None, None, whole - whole.mean(axis=0)
 
     def _nearest(self, vectors: Floats) -> Numbers:
-        """Places of the nearest images of each query, other images than itself."""
+        """Places of the nearest images of each query, other images than itself; -1 where none is.
+
+        A head that says nothing of an image has no direction that others could be near to.
+        """
         rows, image = np.unique(self.study.images.row, return_index=True)
         k = min(self.study.params.neighbours, len(rows) - 1)
         found = kernels.knn(vectors[image], vectors[self.queries], k + 1, metric="cosine").rows
-        own = rows[found] == self.study.images.row[self.queries][:, None]
+        there = found >= 0
+        own = (rows[found] == self.study.images.row[self.queries][:, None]) & there
         own[~own.any(axis=1), -1] = True
-        return np.asarray(image[found[~own].reshape(len(self.queries), k)])
+        near = np.where(there, image[found], -1)
+        return np.asarray(near[~own].reshape(len(self.queries), k))
 
     def similar(self) -> Iterator[dict[str, Any]]:
         """Of the table `similar`: the head whose images agree most, for each property."""
@@ -109,6 +114,8 @@ class Retrieval:
                 asked.tolist(), found.example.tolist(), found.value.tolist(), strict=True
             ):
                 for rank, (example, sim) in enumerate(zip(examples, sims, strict=True)):
+                    if example < 0:
+                        break
                     yield {
                         "model": study.model,
                         "property": name,

@@ -21,6 +21,24 @@ EXAMPLE = column("example", INT64, "image")
 
 SPECS = (
     TableSpec(
+        "exactness",
+        "one sum that should be equal to what it is a sum of",
+        pa.schema(
+            [
+                MODEL,
+                column(
+                    "what",
+                    TEXT,
+                    "components: shares against the vector, where all were captured; vector: of "
+                    "the final stream against `pooled`",
+                ),
+                column("max_abs", DOUBLE, "largest difference, of any image and direction"),
+                column("relative", DOUBLE, "over the largest value"),
+                N,
+            ]
+        ),
+    ),
+    TableSpec(
         "effect",
         "one component's direct effect on the images' vectors",
         pa.schema(

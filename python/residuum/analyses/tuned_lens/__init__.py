@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from residuum.analyses.registry import Analysis, Tables
 from residuum.analyses.tuned_lens.params import Params
 from residuum.analyses.tuned_lens.parts import parts
-from residuum.analyses.tuned_lens.study import Study, settled
+from residuum.analyses.tuned_lens.study import Study, is_there, settled
 from residuum.analyses.tuned_lens.tables import SPECS, tabled
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def compute(store: "Store", params: Params) -> Tables:
 
 ANALYSIS = Analysis(
     name="tuned_lens",
-    version=3,
+    version=4,
     title="Tuned lens",
     source="Belrose et al. 2023, the Tuned Lens, arXiv 2303.08112",
     params=Params,
@@ -48,6 +48,8 @@ ANALYSIS = Analysis(
     compute=compute,
     weights=("W_U",),
     settle=settled,
+    holds=is_there,
+    unasked=lambda params: params.unasked,
     trains=True,
 )
 run = ANALYSIS.run

@@ -113,10 +113,16 @@ def _asked(study: Study, query: str) -> Iterator[Task]:
     """The tasks of a query's rows, as far as the lens was not trained on them.
 
     Raises:
-        ArgumentError: columns that are missing, or mean nothing.
+        ArgumentError: a query that DuckDB refuses, columns that are missing or mean nothing.
         InputError: no rows that are judged.
     """
-    table = study.store.sql(query).to_arrow_table()
+    import duckdb
+
+    try:
+        table = study.store.sql(query).to_arrow_table()
+    except duckdb.Error as error:
+        message = f"anomalies is no query that can be answered: {error}"
+        raise ArgumentError(message) from error
     _check_columns(table)
     row = table["row"].to_numpy().astype(np.int64)
     candidates = _candidates(study, table)
@@ -209,6 +215,7 @@ def _detected(
     clean, odd = (_by_example(study, rows) for rows in (task.clean, task.odd))
     far = [len(task.clean) + one for one in odd]
     n_train = max(2, round(of.train_share * len(clean)))
+    _refuse_share(task, of.train_share, len(clean) - n_train)
     found: dict[str, list[tuple[float, Doubles]]] = {"odd": [], "clean": []}
     for split in range(of.splits):
         rng = np.random.default_rng([of.seed, split])
@@ -236,6 +243,20 @@ def _detected(
             "n_train": n_train,
             "n_test": n_test + len(odd) if against == "odd" else n_test,
         }
+
+
+def _refuse_share(task: Task, share: float, n_left: int) -> None:
+    """Refuse to learn from all but one: the control tells halves of the others apart.
+
+    Raises:
+        ArgumentError: fewer than two clean examples are left.
+    """
+    if n_left < 2:
+        message = (
+            f"train_share={share} of the clean examples of {task.name} leaves {n_left} to be told "
+            "from odd ones, and there have to be two: give a smaller share"
+        )
+        raise ArgumentError(message)
 
 
 def _by_example(study: Study, rows: Rows) -> list[Rows]:

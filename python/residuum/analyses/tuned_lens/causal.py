@@ -13,7 +13,7 @@ import numpy as np
 
 from residuum.analyses.tuned_lens.alignment import Alignment
 from residuum.analyses.tuned_lens.ranks import spearman
-from residuum.lenses.causal import Energy, extracted, random_directions
+from residuum.lenses.causal import Energy, Search, extracted, random_directions
 from residuum.lenses.removal import instead, removed
 from residuum.replay.edit import Edit
 from residuum.sites import Site
@@ -60,7 +60,8 @@ def directions(study: Study, replayed: Replayed, layer: int) -> Directions:
     put = instead(h, of.removal, of.seed)
     energy = Energy(study.readout, study.lens, layer, h, put)
     n = min(of.directions, h.shape[1])
-    basis = extracted(energy, n, evaluations=EVALUATIONS, tolerance=TOLERANCE)
+    search = Search(EVALUATIONS, TOLERANCE, of.starts, of.seed)
+    basis = extracted(energy, n, search)
     drawn = random_directions(of.random_directions, h.shape[1], of.seed + layer)
     kinds = [BASIS] * n + [RANDOM] * len(drawn)
     return Directions(

@@ -6,6 +6,7 @@ from residuum.analyses.params import param
 from residuum.errors import ArgumentError
 from residuum.lenses import Recipe
 from residuum.lenses.removal import REMOVALS
+from residuum.lenses.stored import LOGIT
 
 EXPERIMENTS = (
     "quality",
@@ -19,6 +20,10 @@ EXPERIMENTS = (
     "gradient",
     "anomaly",
 )
+
+
+MADE_OF = {"lens_transfer": "quality", "difficulty": "depth", "fidelity": "causal_basis"}
+"""Tables that are made of another part's."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,11 @@ class Params:
     )
     basis_examples: int = param(32, "held-out examples that are replayed, all tokens", least=1)
     directions: int = param(6, "of each layer's causal basis", least=1)
+    starts: int = param(
+        1,
+        "from which each of these is looked for, the best end kept: more find better ones",
+        least=1,
+    )
     random_directions: int = param(10, "of each layer, the control", least=0)
     removal: str = param("mean", "what is put along a direction: mean, zero or resample")
     anomalies: str | None = param(
@@ -109,6 +119,16 @@ class Params:
             seed=self.seed,
         )
 
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Tables that stay empty because they were not asked for."""
+        left = {"losses"} if self.lens is not None else set()
+        if self.beside is None:
+            left.add("lens_transfer")
+        if self.experiments is not None:
+            left |= {"skipped", *EXPERIMENTS} - set(self.experiments)
+        return frozenset(left | {name for name, part in MADE_OF.items() if part in left})
+
     def check(self) -> None:
         """Refuse parts that there are not.
 
@@ -125,7 +145,9 @@ class Params:
         if not 0 < self.train_share < 1:
             message = f"train_share is between 0 and 1, not {self.train_share}"
             raise ArgumentError(message)
-        if self.save_as == "logit":
-            message = "save_as=logit is what the logit lens is called in the tables: take another"
+        if self.save_as == LOGIT:
+            message = (
+                f"save_as={LOGIT} is what the logit lens is called in the tables: take another"
+            )
             raise ArgumentError(message)
         _ = self.recipe

@@ -14,9 +14,14 @@ from residuum.analyses.tuned_lens.gradient import gradient
 from residuum.analyses.tuned_lens.params import EXPERIMENTS
 from residuum.analyses.tuned_lens.quality import lens_transfer
 from residuum.analyses.tuned_lens.replayed import Replayed
+from residuum.analyses.tuned_lens.study import PASSING
 from residuum.analyses.tuned_lens.tables import tabled
 from residuum.analyses.tuned_lens.trajectory import trajectory
 from residuum.analyses.tuned_lens.transfer import covariance, transfer
+from residuum.errors import InputError
+
+OF_OWN_STATES = ("trajectory", "transfer", "causal_basis", "alignment", "anomaly")
+"""Parts that put a token's own states through the lens, however it was trained."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -61,6 +66,20 @@ class _Parts:
         }
 
 
+def _refuse_shuffled(study: Study, name: str) -> None:
+    """A lens that learnt from other tokens' states means nothing on a token's own.
+
+    Raises:
+        InputError: a part that would put these through it.
+    """
+    if study.partner is not None and name in OF_OWN_STATES:
+        message = (
+            f"{study.own_name} was trained on shuffled states, a control of "
+            f"{' and '.join(PASSING)} alone: {name} would put a token's own states through it"
+        )
+        raise InputError(message)
+
+
 def parts(study: Study) -> dict[str, Rows]:
     """The rows of every table.
 
@@ -75,6 +94,7 @@ def parts(study: Study) -> dict[str, Rows]:
         if not study.wants(name):
             continue
         try:
+            _refuse_shuffled(study, name)
             tables[name] = tabled(name, made[name]())
         except MISSING as error:
             if study.params.experiments is not None:

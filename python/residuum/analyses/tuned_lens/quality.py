@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum.analyses.rows import NO_TOKEN
+from residuum.analyses.tuned_lens.text_bytes import text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -87,6 +88,7 @@ def _rows(study: Study, sums: Mapping[tuple[str, int], Sums]) -> Iterator[dict[s
             "entropy": of.totals["entropy"] / of.n,
             "marginal_kl": divergence(true, of.marginal),
             "top1_is_final": of.totals["agree"] / of.n,
+            "trained_on": study.trained_on(name),
             "n_tokens": of.n,
             "n_targets": of.n_target,
         }
@@ -126,9 +128,7 @@ def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 def bits_per_byte(study: Study) -> float | None:
     """What turns nats per token into bits per byte of the judged texts; None without texts.
 
-    Bytes are those of the tokens' texts; tokens that stand for no text, such as the first, count
-    as tokens only.
+    Tokens that stand for no text, such as the first, count as tokens only.
     """
-    texts = study.tokens.text.take(study.judged)
-    n_byte = sum(len(text.encode()) for text in texts.to_pylist() if text)
+    n_byte = text_bytes(study.store, study.tokens, study.judged)
     return len(study.judged) / n_byte / np.log(2) if n_byte else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,13 @@ from residuum.analyses.rows import token_rows
 from residuum.analyses.tuned_lens.depth import Depth
 from residuum.analyses.tuned_lens.quality import Quality
 from residuum.errors import ArgumentError
-from residuum.lenses import TunedLens, published, save, stored, train
+from residuum.lenses import TunedLens, names, published, save, stored, train
+from residuum.lenses.another import warn_of_another
 from residuum.lenses.examples import content, split, stored_examples
-from residuum.lenses.published import unembed_hash
 from residuum.lenses.removal import others
 from residuum.lenses.states import States
-from residuum.lenses.stored import path_of, read, refuse_other
+from residuum.lenses.stored import LOGIT, path_of, read, refuse_other
+from residuum.lenses.training import executor_for
 from residuum.replay.readout import readout
 from residuum.store.lens_files import END
 
@@ -55,6 +55,8 @@ def settled(store: Store, params: Params) -> Params:
     if params.lens is None:
         _refuse_to_replace(store, params)
     there = [_found(store, lens) for lens in (params.lens, params.beside) if lens is not None]
+    if params.lens is not None:  # a lens beside is meant to be of another model
+        warn_of_another(store, there[0])
     if not there:
         return replace(params, fingerprint=None)
     digest = hashlib.sha256()
@@ -66,6 +68,11 @@ def settled(store: Store, params: Params) -> Params:
     return replace(params, fingerprint=digest.hexdigest()[:16])
 
 
+def is_there(store: Store, params: Params) -> bool:
+    """Whether the lens that a kept answer is of can still be found under its name."""
+    return params.lens is not None or path_of(store, params.save_as).exists()
+
+
 def _refuse_to_replace(store: Store, params: Params) -> None:
     """A name stands for one way of training, so that a kept result and the lens stay together.
 
@@ -75,8 +82,14 @@ def _refuse_to_replace(store: Store, params: Params) -> None:
     if not path_of(store, params.save_as).exists():
         return
     about = stored(store, params.save_as).about
-    kept = {**(about.get("recipe") or {}), "held_out": (about.get("split") or {}).get("held_out")}
-    asked = {**asdict(params.recipe), "held_out": params.held_out}
+    kept = {**about, **(about.get("recipe") or {}), **(about.get("split") or {})}
+    asked = {
+        **asdict(params.recipe),
+        "held_out": params.held_out,
+        "executor": executor_for(params.executor, params.device, params.precision),
+        "device": params.device,
+        "precision": params.precision,
+    }
     other = [name for name, value in asked.items() if kept.get(name) != value]
     if other:
         message = (
@@ -88,35 +101,37 @@ def _refuse_to_replace(store: Store, params: Params) -> None:
 
 
 def _found(store: Store, lens: str) -> TunedLens:
+    """A lens by its name, else by the path of a folder or a file."""
     path = Path(lens)
+    if lens in names(store):
+        return stored(store, lens)
     if path.is_dir():
         found = published(lens)
-        _warn_of_another(store, found)
     elif path.suffix == END and path.is_file():
         found = read(path)
     elif len(path.parts) > 1:
         message = f"there is no folder and no file {path} that a lens could be read from"
         raise ArgumentError(message)
     else:
-        return stored(store, lens)
+        return stored(store, lens)  # of which there is none, and which says so
     refuse_other(store, found)
     return found
 
 
-def _warn_of_another(store: Store, lens: TunedLens) -> None:
-    """A checkpoint knows its model's unembedding by a hash, which is a hint and no more."""
-    known, w_u = lens.about.get("unembed_hash"), store.weights.get("W_U")
-    if known is not None and w_u is not None and known != unembed_hash(w_u):
-        message = (
-            f"{lens.about['checkpoint']} was made for another unembedding than that of "
-            f"{store.path}: it says that its model is {lens.about.get('model')}"
-        )
-        warnings.warn(message, stacklevel=2)
-
-
 def _called(lens: str) -> str:
-    """What a lens is called in the tables."""
-    return Path(lens).name.removesuffix(END)
+    """What a lens is called in the tables; the logit lens has its name for itself."""
+    name = Path(lens).name.removesuffix(END)
+    return f"{name}_tuned" if name == LOGIT else name
+
+
+def _learnt(store: Store, lens: TunedLens) -> Rows | None:
+    """The rows that a lens was trained on; None if they are of elsewhere, or not known."""
+    kept = lens.about.get("split")
+    if kept is None or content(store, kept["n_row"]) != kept.get("content"):
+        return None
+    examples = stored_examples(store)
+    there = examples.taken(np.flatnonzero(examples.first < kept["n_row"]))
+    return split(there, kept["held_out"], kept["seed"])[0].rows()
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +195,18 @@ class Study:
 
     def _judged(self) -> Rows:
         """Rows of examples that the lens was not trained on; all if it was trained elsewhere."""
-        examples = stored_examples(self.store)
-        kept = self.lens.about.get("split")
-        if kept is None or content(self.store, kept["n_row"]) != kept.get("content"):
-            return examples.rows()
-        there = examples.first < kept["n_row"]
-        old, new = (examples.taken(np.flatnonzero(which)) for which in (there, ~there))
-        mine, theirs = split(old, kept["held_out"], kept["seed"])
-        rows = np.concatenate([theirs.rows(), new.rows()])
-        return rows if len(rows) else mine.rows()
+        every = stored_examples(self.store).rows()
+        learnt = _learnt(self.store, self.lens)
+        rows = every if learnt is None else every[~np.isin(every, learnt)]
+        return rows if len(rows) else every
+
+    def trained_on(self, name: str) -> bool | None:
+        """Whether a lens learnt from rows that it is judged by here; None if that is not known."""
+        lens = self.names[name]
+        if lens is None:
+            return False
+        learnt = _learnt(self.store, lens)
+        return None if learnt is None else bool(np.isin(self.judged, learnt).any())
 
     @cached_property
     def partner(self) -> Rows | None:
@@ -207,13 +225,15 @@ class Study:
         """What the second lens is called, if there is one."""
         if self.params.beside is None:
             return None
-        name = _called(self.params.beside)
-        return f"{name}_beside" if name in ("logit", self.own_name) else name
+        name = Path(self.params.beside).name.removesuffix(END)
+        while name in (LOGIT, self.own_name):
+            name = f"{name}_beside"
+        return name
 
     @cached_property
     def names(self) -> dict[str, TunedLens | None]:
         """The lenses that are compared; None is the logit lens."""
-        names = {"logit": None, self.own_name: self.lens}
+        names = {LOGIT: None, self.own_name: self.lens}
         if self.beside_name is not None:
             names[self.beside_name] = self.beside
         return names

@@ -66,6 +66,11 @@ SPECS = (
                     unit="nats",
                 ),
                 column("top1_is_final", DOUBLE, "top token is the model's own", unit="share"),
+                column(
+                    "trained_on",
+                    pa.bool_(),
+                    "whether the lens was trained on some of the examples; null if not known",
+                ),
                 N_TOKENS,
                 column("n_targets", INT64, "of these with a next token", unit="tokens"),
             ]
@@ -102,6 +107,18 @@ SPECS = (
                     "tv_to_previous",
                     pa.float32(),
                     "total variation from the layer before; null at the first",
+                    unit="probability",
+                ),
+                column(
+                    "js_to_lens",
+                    pa.float32(),
+                    "Jensen-Shannon divergence from the judged lens at the layer; null for itself",
+                    unit="nats",
+                ),
+                column(
+                    "tv_to_lens",
+                    pa.float32(),
+                    "total variation from the judged lens at the layer; null for itself",
                     unit="probability",
                 ),
             ]

@@ -1,4 +1,7 @@
-"""Tokens by layers: what each lens would say, and how far that is from the layer before (T3)."""
+"""Tokens by layers: what each lens would say (T3).
+
+And how far that is from what it said at the layer before, and from what the judged lens says.
+"""
 
 from __future__ import annotations
 
@@ -34,31 +37,35 @@ def trajectory(study: Study) -> pa.Table | list[dict[str, object]]:
         before: dict[str, Floats] = {}
         for layer in study.layers:
             states = study.states.finite(layer, block)
-            for name, lens in study.names.items():
-                normed = study.normed(lens, layer, states)
+            by_lens = {
+                name: study.normed(lens, layer, states) for name, lens in study.names.items()
+            }
+            for name, normed in by_lens.items():
                 seen = study.statistics(normed, final, block)
                 table = _table(study, name, layer, block, seen)
-                for column, values in _steps(study, before.get(name), normed).items():
-                    table = table.append_column(column, values)
+                other = None if name == study.own_name else by_lens[study.own_name]
+                for end, of in (("previous", before.get(name)), ("lens", other)):
+                    for kind, values in _apart(study, of, normed).items():
+                        table = table.append_column(f"{kind}_to_{end}", values)
                 parts.append(table)
-                before[name] = normed
+            before = by_lens
     if not parts:
         return []
     order = [("lens", "ascending"), ("row", "ascending"), ("layer", "ascending")]
     return pa.concat_tables(parts).sort_by(order)
 
 
-def _steps(study: Study, before: Floats | None, normed: Floats) -> dict[str, pa.Array]:
-    """How far normed rows are from those of the layer before; null at the first."""
+def _apart(study: Study, of: Floats | None, normed: Floats) -> dict[str, pa.Array]:
+    """How far normed rows are from others, `js` and `tv`; null where there are no others."""
     n, step = len(normed), max(1, LOGITS // study.readout.d_vocab)
-    if before is None:
-        return dict.fromkeys(("js_to_previous", "tv_to_previous"), pa.nulls(n, pa.float32()))
+    if of is None:
+        return dict.fromkeys(("js", "tv"), pa.nulls(n, pa.float32()))
     js, tv = np.empty(n, np.float32), np.empty(n, np.float32)
     for at in range(0, n, step):
         some = slice(at, at + step)
-        p, q = (divergence.log_softmax(study.readout.unembed(x[some])) for x in (before, normed))
+        p, q = (divergence.log_softmax(study.readout.unembed(x[some])) for x in (of, normed))
         js[some], tv[some] = divergence.js(p, q), divergence.total_variation(p, q)
-    return {"js_to_previous": pa.array(js), "tv_to_previous": pa.array(tv)}
+    return {"js": pa.array(js), "tv": pa.array(tv)}
 
 
 def _table(

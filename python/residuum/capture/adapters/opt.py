@@ -8,7 +8,9 @@ def _mlp_width(config: Config) -> int:
 
 
 def _unlike(config: Config) -> str | None:
-    if not config.do_layer_norm_before or config._remove_final_layer_norm:
+    if config._remove_final_layer_norm:
+        return "it has no norm before the unembedding (_remove_final_layer_norm is true)"
+    if not config.do_layer_norm_before:
         return "it norms behind each branch (do_layer_norm_before is false), as OPT-350m does"
     if config.word_embed_proj_dim != config.hidden_size:
         return (
