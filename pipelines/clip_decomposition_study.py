@@ -39,7 +39,7 @@ import residuum
 from clip_towers import pixel_values
 from clip_zero_shot import prompts
 from residuum.analyses.result import Result
-from residuum.clip import effects, general_descriptions, head_vectors
+from residuum.clip import general_descriptions, head_vectors
 from residuum.clip.gradient_maps import grad_cam, transformer_attribution
 from residuum.clip.segmentation import scores, segmentation, upsampled
 from residuum.clip.texts import classes as class_directions
@@ -111,15 +111,11 @@ def asked(store: Store, **params: object) -> Result:
 
 
 def show_exactness(store: Store) -> None:
-    """How far the components' sum is from what the model said."""
-    n = int(store["pooled"].shape[-1])
-    found = effects(store, np.eye(n, dtype=np.float32))
-    summed = found.shares.sum(axis=1, dtype=np.float64) + found.constant
-    said = store["pooled"].read(found.images.example_row, dtype=np.float32)
-    off = float(np.abs(summed - said).max())
-    print(
-        f"\n{found.components.num_rows} components and the constant sum to the image's vector: at "
-        f"most {off:.1e} off, {off / float(np.abs(said).max()):.1e} of the largest number"
+    """How far sums of components are off."""
+    show(
+        store,
+        "Do the parts add up? Components to the whole, the whole to what the model said",
+        "SELECT what, max_abs, relative, n FROM clip_decomposition_exactness",
     )
 
 
@@ -261,7 +257,6 @@ def shapes_world() -> None:
     heading("Small shapes on four backgrounds")
     model, out = clip_model("shapes"), FOLDER / "shapes"
     store, pictures = shapes_seen(model, out)
-    show_exactness(store)
     classes = read(model, prompted(SHAPES, "colour"), out / "classes.residuum")
     given = {"classes": classes, "label": "colour", "n_text": N_TEXT}
     heading("Heads by labels, and by one text for each word")
@@ -282,6 +277,7 @@ def shapes_world() -> None:
         properties=PROPERTIES,
         masks=str(out / "pictures" / "masks.npy"),
     )
+    show_exactness(store)
     show_texts(store)
     show_effects(store)
     show_retrieval(store)
@@ -339,16 +335,21 @@ def by_variance(world: World) -> str:
 
 def repair_world() -> None:
     """What is gained by silence, for each seed, and what a fair model loses."""
+    rows = []
     for name, recipe in RECIPES.items():
         if recipe.world == "shapes":
             continue
         folder = clip_model(name)
         heading(f"Faint shapes: {name}")
-        if not json.loads((folder / "training.json").read_text())["passed"]:
-            print("It did not come through its gate: nothing can be said of it.")
-            continue
+        passed = json.loads((folder / "training.json").read_text())["passed"]
+        if not passed:
+            print("It did not come through its gate: its numbers count for nothing.")
         result = repaired(folder, FOLDER / name)
         say_what_holds(result, biased=recipe.world == "biased")
+        ways = {row["how"]: round(row["worst_group"], 3) for row in result["repair"].to_pylist()}
+        rows.append({"model": name, "gate": passed, **ways})
+    heading("All models")
+    show_table("Worst group by what is ablated", pa.Table.from_pylist(rows))
 
 
 def repaired(model: Path, out: Path, n: int = N_REPAIR) -> Result:
@@ -453,7 +454,6 @@ def real(
     n_layer = len(capture(STREAM).weights["W_O"])
     store = capture(PATCHES, layers=range(max(0, n_layer - LAST), n_layer), append=True)
     print(store, flush=True)
-    show_exactness(store)
     given: dict[str, Any] = {"texts": read(model, pool, out / "texts.residuum")}
     if classes is not None:
         given["classes"] = read(model, classes, out / "classes.residuum")
@@ -464,6 +464,7 @@ def real(
         if classes is not None and "class" in classes.column_names:
             given["label"] = "photo"
     result = asked(store, **given)
+    show_exactness(store)
     show_texts(store)
     if "label" in given:
         show_effects(store)

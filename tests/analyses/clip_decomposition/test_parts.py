@@ -156,6 +156,15 @@ def example_rows(made):
     return made.store.examples.to_table(columns=["example_row"])["example_row"].to_numpy()
 
 
+def test_it_says_how_far_the_sums_are_off(made):
+    rows = {row["what"]: row for row in run(made, "exactness")["exactness"].to_pylist()}
+    assert set(rows) == {"components", "vector"}
+    for row in rows.values():
+        assert 0 < row["relative"] < 1e-5, row
+        assert row["max_abs"] < 1e-4, row
+        assert row["n"] == N_IMAGE
+
+
 def test_effects_are_those_of_the_full_vectors(made):
     rows = run(made, "effect", **made.given)["effect"].to_pylist()
     assert [row["component"] for row in rows] == list(made.parts)
@@ -473,7 +482,7 @@ def assert_same_rows(ours, theirs):
 def test_what_is_missing_is_left_out_with_its_reason(made):
     found = run(made)
     skipped = {row["experiment"]: row["reason"] for row in found["skipped"].to_pylist()}
-    assert set(EXPERIMENTS) - set(skipped) == {"effect", "pictures"}
+    assert set(EXPERIMENTS) - set(skipped) == {"exactness", "effect", "pictures"}
     reasons = {
         "ablation": "needs `label`",
         "textspan": "needs `texts`: a store of texts",
@@ -506,7 +515,11 @@ def test_everything_at_once_and_its_report(made):
 @pytest.mark.parametrize(
     ("params", "error", "words"),
     [
-        ({"experiments": ("effects",)}, ArgumentError, "no part 'effects'; there are: effect"),
+        (
+            {"experiments": ("effects",)},
+            ArgumentError,
+            "no part 'effects'; there are: exactness, effect",
+        ),
         ({"calibration": 0.0}, ArgumentError, "between 0 and 1"),
         ({"calibration": 1.0}, ArgumentError, "between 0 and 1"),
         ({"convention": "odd"}, ArgumentError, "folded or even_split"),
