@@ -444,7 +444,7 @@ def real(
 ) -> Result:
     """Any checkpoint, and any photographs."""
     heading(f"{model}, {images if isinstance(images, Path) else 'photographs'}")
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out / "run.residuum", ignore_errors=True)
 
     def capture(sites: list[str], **more: Any) -> Store:  # noqa: ANN401 - as residuum.capture
         """Of class tokens."""
@@ -482,7 +482,7 @@ def main() -> None:
     options.add_argument("--photos", action="store_true", help="scikit-learn's two, in tiles")
     options.add_argument("--texts", type=Path, help="a file of one text a line")
     options.add_argument("--classes", type=Path, help="a file of one prompt a line")
-    options.add_argument("--out", type=Path, default=FOLDER / "real", help="folder, made anew")
+    options.add_argument("--out", type=Path, default=FOLDER / "real", help="folder of stores and report")
     chosen = options.parse_args()
     if chosen.images is not None and (chosen.photos or chosen.model is None):
         options.error("--images goes with --model, and not with --photos")
