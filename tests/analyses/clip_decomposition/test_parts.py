@@ -473,7 +473,7 @@ def assert_same_rows(ours, theirs):
 def test_what_is_missing_is_left_out_with_its_reason(made):
     found = run(made)
     skipped = {row["experiment"]: row["reason"] for row in found["skipped"].to_pylist()}
-    assert set(EXPERIMENTS) - set(skipped) == {"effect", "pictures"}
+    assert set(EXPERIMENTS) - set(skipped) == {"exactness", "effect", "pictures"}
     reasons = {
         "ablation": "needs `label`",
         "textspan": "needs `texts`: a store of texts",
@@ -506,7 +506,7 @@ def test_everything_at_once_and_its_report(made):
 @pytest.mark.parametrize(
     ("params", "error", "words"),
     [
-        ({"experiments": ("effects",)}, ArgumentError, "no part 'effects'; there are: effect"),
+        ({"experiments": ("effects",)}, ArgumentError, "no part 'effects'; there are: exactness"),
         ({"calibration": 0.0}, ArgumentError, "between 0 and 1"),
         ({"calibration": 1.0}, ArgumentError, "between 0 and 1"),
         ({"convention": "odd"}, ArgumentError, "folded or even_split"),
