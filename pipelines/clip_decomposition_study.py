@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from transformers import CLIPModel
@@ -38,7 +39,7 @@ import residuum
 from clip_towers import pixel_values
 from clip_zero_shot import prompts
 from residuum.analyses.result import Result
-from residuum.clip import effects, general_descriptions, head_vectors
+from residuum.clip import general_descriptions, head_vectors
 from residuum.clip.gradient_maps import grad_cam, transformer_attribution
 from residuum.clip.segmentation import scores, segmentation, upsampled
 from residuum.clip.texts import classes as class_directions
@@ -55,6 +56,7 @@ N_SHAPES, N_REPAIR, SEED = 1400, 4000, 99
 FAINT = (0.0, 0.6)
 # Texts of a head, and heads that are ablated: a third of the 24.
 N_TEXT, N_REMOVE = 8, 8
+REPAIR_WORDS = ("shape", "colour", "background")
 PROPERTIES = ("shape", "colour", "background", "position")
 # Of a large model, patches are told apart in the last layers alone, where most is said.
 LAST = 4
@@ -63,11 +65,13 @@ TILE, STEP = 96, 32
 PHOTOS = {"china.jpg": ("china", "a building"), "flower.jpg": ("flower", "a flower")}
 
 SHOW_REPAIR = """
-    SELECT how, n_head, round(worst_group, 3) AS worst_group, round(worst_lo, 3) AS lo,
-           round(worst_hi, 3) AS hi, round(balanced, 3) AS balanced,
-           round(worst_group - first(worst_group) FILTER (how = 'none') OVER (), 3) AS worst_rise,
-           round(balanced - first(balanced) FILTER (how = 'none') OVER (), 3) AS balanced_rise
-    FROM clip_decomposition_repair
+    SELECT how, n_head, round(r.worst_group, 3) AS worst_group, round(r.worst_lo, 3) AS lo,
+           round(r.worst_hi, 3) AS hi, round(r.balanced, 3) AS balanced,
+           round(r.worst_group - before.worst_group, 3) AS worst_rise,
+           round(r.balanced - before.balanced, 3) AS balanced_rise
+    FROM clip_decomposition_repair r, (
+        SELECT worst_group, balanced FROM clip_decomposition_repair WHERE how = 'none'
+    ) AS before
 """
 
 
@@ -107,15 +111,11 @@ def asked(store: Store, **params: object) -> Result:
 
 
 def show_exactness(store: Store) -> None:
-    """How far the components' sum is from what the model said."""
-    n = int(store["pooled"].shape[-1])
-    found = effects(store, np.eye(n, dtype=np.float32))
-    summed = found.shares.sum(axis=1, dtype=np.float64) + found.constant
-    said = store["pooled"].read(found.images.example_row, dtype=np.float32)
-    off = float(np.abs(summed - said).max())
-    print(
-        f"\n{found.components.num_rows} components and the constant sum to the image's vector: at "
-        f"most {off:.1e} off, {off / float(np.abs(said).max()):.1e} of the largest number"
+    """How far sums of components are off."""
+    show(
+        store,
+        "Do the parts add up? Components to the whole, the whole to what the model said",
+        "SELECT what, max_abs, relative, n FROM clip_decomposition_exactness",
     )
 
 
@@ -138,13 +138,12 @@ def explained(store: Store, properties: Sequence[str] = PROPERTIES) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def show_heads(store: Store, eta: pa.Table) -> None:
-    """What labels and texts say of heads."""
+def show_explained(eta: pa.Table) -> None:
+    """What labels say of heads."""
     names = [name for name in eta.column_names if name not in ("layer", "head")]
     rounded = [pa.array(np.round(eta[name].to_numpy(), 2)) for name in names]
     shown = pa.table([eta["layer"], eta["head"], *rounded], eta.column_names)
-    show_table("Share of a head's variance that labels explain", shown)
-    show_texts(store)
+    show_table("Share of a head's variance that labels explain (eta squared)", shown)
 
 
 def show_texts(store: Store) -> None:
@@ -257,26 +256,41 @@ def shapes_world() -> None:
     """Exactness, named heads, retrieval, segmentation."""
     heading("Small shapes on four backgrounds")
     model, out = clip_model("shapes"), FOLDER / "shapes"
-    pictures = shapes(N_SHAPES, seed=SEED, aligned=1 / len(SHAPES.shapes))
-    # Of all tokens, for rollout alone; the rest needs the class token's.
-    store = captured(model, drawn(pictures, out), out / "run.residuum", positions="all")
-    show_exactness(store)
+    store, pictures = shapes_seen(model, out)
     classes = read(model, prompted(SHAPES, "colour"), out / "classes.residuum")
+    given = {"classes": classes, "label": "colour", "n_text": N_TEXT}
+    heading("Heads by labels, and by one text for each word")
+    show_explained(explained(store))
+    words = [text for name in PROPERTIES for text in prompts(SHAPES, name).values()]
+    asked(
+        store,
+        **given,
+        texts=read(model, words, out / "words.residuum"),
+        experiments=["effect", "textspan"],
+    )
+    show_texts(store)
+    heading("By all that can be said of a picture")
     result = asked(
         store,
+        **given,
         texts=read(model, texts(SHAPES), out / "texts.residuum"),
-        classes=classes,
-        label="colour",
-        n_text=N_TEXT,
         properties=PROPERTIES,
         masks=str(out / "pictures" / "masks.npy"),
     )
-    show_heads(store, explained(store))
+    show_exactness(store)
+    show_texts(store)
     show_effects(store)
     show_retrieval(store)
     rivals = gradient_rivals(model, pictures.pixels, pictures.masks, classes, result["segment"])
     show_segmentation(result, rivals)
     report(store, [result], out / "report.html")
+
+
+def shapes_seen(model: Path, out: Path, n: int = N_SHAPES) -> tuple[Store, Pictures]:
+    """The store of small shapes, whose backgrounds go with none, and the pictures."""
+    pictures = shapes(n, seed=SEED, aligned=1 / len(SHAPES.shapes))
+    # Of all tokens, for rollout alone; the rest needs the class token's.
+    return captured(model, drawn(pictures, out), out / "run.residuum", "all"), pictures
 
 
 def drawn(pictures: Pictures, out: Path) -> Path:
@@ -285,55 +299,92 @@ def drawn(pictures: Pictures, out: Path) -> Path:
     return write(pictures, out / "pictures")
 
 
-def named_by(world: World) -> str:
-    """A query for heads whose texts speak of backgrounds more than of all else.
+def of_backgrounds(world: World) -> str:
+    """Whether a text names a background, in SQL."""
+    return " OR ".join(f"text ILIKE '%{name}%'" for name in world.backgrounds)
 
-    Texts count by the variance of the image's vector that they explain.
-    """
-    speaks = " OR ".join(f"text ILIKE '%{name}%'" for name in world.backgrounds)
+
+def of_shapes(world: World) -> str:
+    """Whether it names a shape."""
+    return " OR ".join(f"text ILIKE '%{name}%'" for name in world.shapes)
+
+
+def by_first_text(world: World) -> str:
+    """A query for heads whose first text names a background."""
     return f"""
-        SELECT layer, head FROM clip_decomposition_textspan WHERE rank = 0 AND ({speaks})
+        SELECT layer, head FROM clip_decomposition_textspan
+        WHERE rank = 0 AND ({of_backgrounds(world)})
+    """
+
+
+def by_variance(world: World) -> str:
+    """A query for heads that vary along texts of backgrounds, and little along those of shapes.
+
+    Each text counts by what it explains of the variance of the image's vector.
+    """
+    return f"""
+        SELECT layer, head
+        FROM clip_decomposition_textspan JOIN clip_decomposition_effect USING (layer, head)
+        GROUP BY ALL
+        ORDER BY sum(var_explained * var_share * CASE
+            WHEN {of_backgrounds(world)} THEN 1 WHEN {of_shapes(world)} THEN -1 ELSE 0
+        END) DESC
+        LIMIT {N_REMOVE}
     """
 
 
 def repair_world() -> None:
     """What is gained by silence, for each seed, and what a fair model loses."""
+    rows = []
     for name, recipe in RECIPES.items():
         if recipe.world == "shapes":
             continue
         folder = clip_model(name)
         heading(f"Faint shapes: {name}")
-        if not json.loads((folder / "training.json").read_text())["passed"]:
-            print("It did not come through its gate: nothing can be said of it.")
-            continue
+        passed = json.loads((folder / "training.json").read_text())["passed"]
+        if not passed:
+            print("It did not come through its gate: its numbers count for nothing.")
         result = repaired(folder, FOLDER / name)
         say_what_holds(result, biased=recipe.world == "biased")
+        ways = {row["how"]: round(row["worst_group"], 3) for row in result["repair"].to_pylist()}
+        rows.append({"model": name, "gate": passed, **ways})
+    heading("All models")
+    show_table("Worst group by what is ablated", pa.Table.from_pylist(rows))
 
 
-def repaired(model: Path, out: Path) -> Result:
+def repaired(model: Path, out: Path, n: int = N_REPAIR) -> Result:
     """Ways to repair a model, judged on the half of the images that chose nothing."""
-    pictures = repair(N_REPAIR, seed=SEED, aligned=0.5, alpha=FAINT)
+    pictures = repair(n, seed=SEED, aligned=0.5, alpha=FAINT)
     world = pictures.world
     store = captured(model, drawn(pictures, out), out / "run.residuum")
+    # One text for each word: of all sentences nearly every head's first names a background.
+    words = [text for name in REPAIR_WORDS for text in prompts(world, name).values()]
     given = {
-        "texts": read(model, texts(world), out / "texts.residuum"),
+        "texts": read(model, words, out / "texts.residuum"),
         "classes": read(model, prompted(world, "shape"), out / "classes.residuum"),
         "label": "shape",
         "n_text": N_TEXT,
     }
-    asked(store, **given, experiments=["effect", "textspan"])  # what the query reads
+    ways = {"group": "background", "cues": tuple(prompts(world, "background").values())}
+    asked(store, **given, experiments=["effect", "textspan"])  # what the queries read
+    first = asked(store, **given, **ways, remove=by_first_text(world), experiments=["repair"])
+    asked(store, **given, experiments=["effect", "textspan"], seed=1)  # the views show the last
     result = asked(
         store,
         **given,
-        group="background",
-        cues=tuple(prompts(world, "background").values()),
+        **ways,
         n_remove=N_REMOVE,
         greedy=N_REMOVE,
-        remove=named_by(world),
+        remove=by_variance(world),
         properties=("shape", "background"),
     )
     show_texts(store)
     show(store, "Worst group and mean of groups, by what is ablated", SHOW_REPAIR)
+    (named,) = first["repair"].filter(pc.field("how") == "sql").to_pylist()
+    print(
+        f"\nThe {named['n_head']} heads whose first text names a background: worst group "
+        f"{named['worst_group']:.3f}, mean of groups {named['balanced']:.3f}"
+    )
     report(store, [result], out / "report.html")
     return result
 
@@ -403,15 +454,20 @@ def real(
     n_layer = len(capture(STREAM).weights["W_O"])
     store = capture(PATCHES, layers=range(max(0, n_layer - LAST), n_layer), append=True)
     print(store, flush=True)
-    show_exactness(store)
     given: dict[str, Any] = {"texts": read(model, pool, out / "texts.residuum")}
     if classes is not None:
         given["classes"] = read(model, classes, out / "classes.residuum")
-    if "photo" in store.examples.schema.names:
-        given |= {"label": "photo", "properties": ("photo",)}
+    if isinstance(images, Path):
+        given["images"] = str(images)
+    else:
+        given["properties"] = ("photo",)
+        if classes is not None and "class" in classes.column_names:
+            given["label"] = "photo"
     result = asked(store, **given)
+    show_exactness(store)
     show_texts(store)
-    show_effects(store)
+    if "label" in given:
+        show_effects(store)
     if "properties" in given:
         show_retrieval(store)
     report(store, [result], out / "report.html")
@@ -442,7 +498,7 @@ def main() -> None:
     classes = None
     if chosen.classes is not None:
         classes = pa.table({"text": chosen.classes.read_text(encoding="utf-8").splitlines()})
-    elif chosen.photos:
+    elif chosen.photos and chosen.model is not None:  # the small one does not know these words
         said = list(PHOTOS.values())
         classes = pa.table(
             {"text": [text for _, text in said], "class": [name for name, _ in said]}

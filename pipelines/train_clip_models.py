@@ -4,7 +4,9 @@ A fair model sees shapes and backgrounds that have nothing to do with each other
 four pairs apart. The biased one goes on from there with faint shapes that nearly always stand on
 their favourite background; it comes to lean on the background, while what it knows of the shape is
 still there to be uncovered. Trained on the biased pictures from the start, a model never learns the
-shape, and there is nothing to repair.
+shape, and there is nothing to repair. The longer a fair model was trained, the less the biased one
+forgets, however long it goes on: a fair one that needs a second block leaves little to repair, so
+that one block must do, and the biased one's gate asks for a good deal of confusion.
 
 A minute each on one core, seeded, kept under `.cache/models/` with `training.json`.
 
@@ -38,7 +40,7 @@ MAX_SCALE = math.log(100)
 # Fresh pictures for the gates and for the numbers that are reported; no training draws this seed.
 N_GATE, N_REPORT, FRESH = 2000, 4000, 1_000_000
 MAX_BLOCKS = 5
-FAIR_LEAST, ALIGNED_LEAST, CONFLICT = 0.93, 0.98, (0.3, 0.75)
+FAIR_LEAST, ALIGNED_LEAST, CONFLICT = 0.93, 0.98, (0.3, 0.55)
 
 SMALL = Sizes(d_model=48, n_head=4, d_mlp=192, n_token=12)
 FAINT = Sizes(d_model=64, n_head=8, d_mlp=32, n_token=10)
@@ -67,10 +69,12 @@ class Recipe:
     batch: int = 96
 
 
+SEEDS = range(6)
+
 RECIPES = {
     "shapes": Recipe("shapes", 0, 378, 2.5e-3, batches=3, batch=48),
-    **{f"repair_{seed}_fair": Recipe("fair", seed, 200, 2e-3) for seed in range(3)},
-    **{f"repair_{seed}": Recipe("biased", seed, 240, 1e-3) for seed in range(3)},
+    **{f"repair_{seed}_fair": Recipe("fair", seed, 260, 2e-3) for seed in SEEDS},
+    **{f"repair_{seed}": Recipe("biased", seed, 240, 1e-3) for seed in SEEDS},
 }
 """The models, by the name that pipelines and tests call them."""
 
@@ -223,7 +227,7 @@ def _key(recipe: Recipe) -> str:
         f"{module}.{key}": value
         for module, values in (("here", globals()), ("towers", vars(clip_towers)))
         for key, value in values.items()
-        if key.isupper() and key not in {"CACHE", "RECIPES"}
+        if key.isupper() and key not in {"CACHE", "RECIPES", "SEEDS"}
     }
     text = json.dumps([settings, asdict(recipe)], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

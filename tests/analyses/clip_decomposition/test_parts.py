@@ -156,6 +156,15 @@ def example_rows(made):
     return made.store.examples.to_table(columns=["example_row"])["example_row"].to_numpy()
 
 
+def test_it_says_how_far_the_sums_are_off(made):
+    rows = {row["what"]: row for row in run(made, "exactness")["exactness"].to_pylist()}
+    assert set(rows) == {"components", "vector"}
+    for row in rows.values():
+        assert 0 < row["relative"] < 1e-5, row
+        assert row["max_abs"] < 1e-4, row
+        assert row["n"] == N_IMAGE
+
+
 def test_effects_are_those_of_the_full_vectors(made):
     rows = run(made, "effect", **made.given)["effect"].to_pylist()
     assert [row["component"] for row in rows] == list(made.parts)
