@@ -71,8 +71,10 @@ class Analysis:
     of parameters that were left out, so that a result says what it is of. `exact` is for a method
     that claims an identity, such as parts that sum to a whole: a store with int8 sites, in which
     the numbers are not those that the model computed, is refused. `columns` are those of the inputs
-    that it reads; a store without them is not asked unless it is named. `trains` is for a method
-    that takes long on a large store, and is asked only by its name too. `holds` says whether a
+    that it reads; a store without them is not asked unless it is named. `newest_first` is for
+    a method whose defaults name no texts and no labels, and say little: a report draws its newest
+    answer. `trains` is for a method that takes long on a large store, and is asked only by its name
+    too. `holds` says whether a
     kept answer still counts, where an analysis leaves something else in the store. `unasked` names
     tables that are empty as the parameters do not ask for them: views show an older result's.
     """
@@ -90,6 +92,7 @@ class Analysis:
     exact: bool = False
     columns: tuple[str, ...] = ()
     trains: bool = False
+    newest_first: bool = False
     holds: Callable[["Store", Any], bool] = lambda _store, _params: True
     unasked: Callable[[Any], Collection[str]] = lambda _params: ()
 

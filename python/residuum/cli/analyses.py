@@ -135,7 +135,9 @@ def report(store: str, names: tuple[str, ...], settings: tuple[str, ...], out: P
 
     Without names: every analysis whose sites the store has; one whose defaults do not fit the
     store is left out, and why is said. Of an analysis that trains, such as tuned_lens, the answer
-    that was computed last is drawn, unless --set or its defaults name another that is kept.
+    that was computed last is drawn, unless --set or its defaults name another that is kept; of one
+    that rests on what is named to it, such as clip_decomposition, the last one, unless --set says
+    which.
     """
     from residuum import open as open_store
     from residuum.analyses import registry
@@ -177,4 +179,6 @@ def _answer(analysis: Analysis, store: Store, parameters: Mapping[str, object]) 
                 return kept
         if (newest := analysis.newest(store)) is not None:
             return newest
+    if analysis.newest_first and not parameters and (newest := analysis.newest(store)) is not None:
+        return newest
     return analysis.run(store, **parameters)

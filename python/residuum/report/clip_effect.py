@@ -21,7 +21,7 @@ def sections(result: Result) -> list[Section]:
     """What there is of both."""
     made = []
     if result["effect"].num_rows:
-        made.append(_effect(result["effect"]))
+        made.append(_effect(result["effect"], result["exactness"]))
     if result["ablation"].num_rows:
         made.append(_ablation(result["ablation"], worst(result)))
     return made
@@ -32,7 +32,7 @@ def worst(result: Result) -> str:
     return "worst group" if result.parameters.get("group") else "worst class"
 
 
-def _effect(table: pa.Table) -> Section:
+def _effect(table: pa.Table, exactness: pa.Table) -> Section:
     rows = table.to_pylist()
     for row in rows:
         row["variance"] = None if row["var_share"] is None else 100 * row["var_share"]
@@ -58,9 +58,18 @@ def _effect(table: pa.Table) -> Section:
     text = (
         "What each component adds, by itself, to the vectors of images; later components that "
         f"read it are not counted. {count(rows[0]['n'], 'image')} of {rows[0]['model']}, table "
-        "effect."
+        "effect." + "".join(f" {_sum(row)}" for row in exactness.to_pylist())
     )
     return Section("Direct effect", text, charts, fold(table, "All components"))
+
+
+def _sum(row: dict[str, Any]) -> str:
+    """How far a sum is from what it should be."""
+    if row["what"] == "components":
+        said = "The shares of all components sum to the image's vector"
+    else:
+        said = "The vector of the final stream is the captured one"
+    return f"{said} to {row['relative']:.1g} of its largest value."
 
 
 def _pair(

@@ -40,8 +40,9 @@ pub(crate) trait Part: Sized + Send + Sync + 'static {
     fn site(store: &Store) -> Result<Arc<SiteArray>>;
     /// Whether tokens are told apart.
     const TOKENS: bool;
-    /// Those of some layers of the site of which all that is needed is there.
-    fn layers(store: &Store, layers: Vec<usize>) -> Result<Vec<usize>>;
+    /// Those of some layers of the site of which all that is needed is there; one that was `asked` for
+    /// has to be.
+    fn layers(store: &Store, layers: Vec<usize>, asked: bool) -> Result<Vec<usize>>;
 }
 
 /// Shares of heads.
@@ -56,7 +57,7 @@ impl Part for OfHeads {
     const NAME: &'static str = "residuum_clip_contributions";
     const TOKENS: bool = false;
 
-    fn layers(_store: &Store, layers: Vec<usize>) -> Result<Vec<usize>> {
+    fn layers(_store: &Store, layers: Vec<usize>, _asked: bool) -> Result<Vec<usize>> {
         Ok(layers)
     }
 
@@ -69,9 +70,13 @@ impl Part for OfPatches {
     const NAME: &'static str = "residuum_clip_patch_contributions";
     const TOKENS: bool = true;
 
-    fn layers(store: &Store, layers: Vec<usize>) -> Result<Vec<usize>> {
-        let there = &store.site("pattern")?.spec().layers;
-        let both: Vec<usize> = layers.into_iter().filter(|layer| there.contains(layer)).collect();
+    fn layers(store: &Store, layers: Vec<usize>, asked: bool) -> Result<Vec<usize>> {
+        let pattern = store.site("pattern")?;
+        let there = |layer: &usize| pattern.spec().layers.contains(layer);
+        if let (true, Some(&layer)) = (asked, layers.iter().find(|layer| !there(layer))) {
+            return Err(pattern.layer_error(layer).into());
+        }
+        let both: Vec<usize> = layers.into_iter().filter(there).collect();
         if both.is_empty() {
             return Err(Failure::new(format!(
                 "{} has no layer with both `pattern` and values: capture --site pattern --site \
@@ -185,7 +190,8 @@ impl<P: Part> TableFunction for Contributions<P> {
         let weights = Projection::load(&store)?;
         let z = Arc::clone(store.site("z")?);
         let site = P::site(&store)?;
-        let layers = P::layers(&store, layers(arguments, &site)?)?;
+        let asked = arguments.option("layers").is_some();
+        let layers = P::layers(&store, layers(arguments, &site)?, asked)?;
         let (names, directions) = directions(arguments, P::NAME, weights.d_embed())?;
         let examples = chosen(arguments, class_tokens(&store)?)?;
         let final_stream = final_residual(&store)?;

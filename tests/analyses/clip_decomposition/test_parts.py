@@ -515,11 +515,7 @@ def test_everything_at_once_and_its_report(made):
 @pytest.mark.parametrize(
     ("params", "error", "words"),
     [
-        (
-            {"experiments": ("effects",)},
-            ArgumentError,
-            "no part 'effects'; there are: exactness, effect",
-        ),
+        ({"experiments": ("effects",)}, ArgumentError, "no part 'effects'; there are: exactness"),
         ({"calibration": 0.0}, ArgumentError, "between 0 and 1"),
         ({"calibration": 1.0}, ArgumentError, "between 0 and 1"),
         ({"convention": "odd"}, ArgumentError, "folded or even_split"),

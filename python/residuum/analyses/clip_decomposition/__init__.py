@@ -44,6 +44,7 @@ ANALYSIS = Analysis(
     compute=compute,
     weights=("W_O", "W_proj"),
     settle=settled,
+    newest_first=True,
     exact=True,  # shares sum to the image's vector: those of rounded codes would not
 )
 run = ANALYSIS.run
