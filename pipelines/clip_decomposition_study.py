@@ -482,7 +482,9 @@ def main() -> None:
     options.add_argument("--photos", action="store_true", help="scikit-learn's two, in tiles")
     options.add_argument("--texts", type=Path, help="a file of one text a line")
     options.add_argument("--classes", type=Path, help="a file of one prompt a line")
-    options.add_argument("--out", type=Path, default=FOLDER / "real", help="folder of stores and report")
+    options.add_argument(
+        "--out", type=Path, default=FOLDER / "real", help="folder of stores and report"
+    )
     chosen = options.parse_args()
     if chosen.images is not None and (chosen.photos or chosen.model is None):
         options.error("--images goes with --model, and not with --photos")
