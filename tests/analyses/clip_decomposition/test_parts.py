@@ -672,3 +672,12 @@ def test_texts_are_read_as_stored(made):
     found = stored_texts(made.given["texts"])
     assert found.text == SAID
     np.testing.assert_allclose(found.vectors, made.pool, **CLOSE)
+
+
+def test_views_keep_what_a_later_run_was_not_asked_for(made):
+    run(made, "textspan", **made.given)
+    texts = made.store.sql("FROM clip_decomposition_textspan").to_arrow_table().num_rows
+    assert texts
+    run(made)
+    run(made, "effect", **made.given)
+    assert made.store.sql("FROM clip_decomposition_textspan").to_arrow_table().num_rows == texts

@@ -45,6 +45,7 @@ ANALYSIS = Analysis(
     weights=("W_O", "W_proj"),
     settle=settled,
     newest_first=True,
+    unasked=lambda params: params.unasked,
     exact=True,  # shares sum to the image's vector: those of rounded codes would not
 )
 run = ANALYSIS.run

@@ -19,6 +19,20 @@ EXPERIMENTS = (
     "pictures",
 )
 
+TABLES = {"repair": ("groups", "repair"), "retrieval": ("retrieval", "similar")}
+"""The tables of parts that have others than one of their own name."""
+NEEDS = {
+    "ablation": ("classes", "label"),
+    "textspan": ("texts",),
+    "textspan_accuracy": ("texts", "classes", "label"),
+    "top_images": ("texts",),
+    "repair": ("classes", "label", "group"),
+    "retrieval": ("properties",),
+    "heatmap": ("classes",),
+    "segment": ("masks",),
+}
+"""What parts cannot do without."""
+
 
 @dataclass(frozen=True)
 class Params:
@@ -88,6 +102,14 @@ class Params:
     fingerprint: str | None = param(
         None, "of texts, classes and masks, filled in so that a result is known by their content"
     )
+
+    @property
+    def unasked(self) -> frozenset[str]:
+        """Tables that stay empty as what they need was not named, or they were not asked for."""
+        left = {part for part, names in NEEDS.items() if not all(getattr(self, n) for n in names)}
+        if self.experiments is not None:
+            left |= {"skipped", *EXPERIMENTS} - set(self.experiments)
+        return frozenset(table for part in left for table in TABLES.get(part, (part,)))
 
     def check(self) -> None:
         """Refuse parts and settings that mean nothing.
