@@ -108,7 +108,10 @@ def class_token_shares(
     given = np.asarray(directions, np.float32)
     along = stored.tower.along(given)
     out = np.zeros((len(images), len(given)), np.float32)
-    for place in images.blocks(12 * stored.tower.w_o.shape[-1], BLOCK):
+    # Where `v` was not captured, class tokens are read with all others.
+    n_read = 1 if "v" in store.sites else images.n_token
+    each = 4 * (n_read + 2) * (stored.tower.w_o.shape[-1] + stored.tower.n_head)
+    for place in images.blocks(each, BLOCK):
         some = images.taken(place)
         scale = stored.tower.divisor(stored.final(some))
         for layer in stored.layers:
