@@ -142,13 +142,10 @@ def exhaustive(
         )
         raise ArgumentError(message)
     every = itertools.combinations(range(len(judge.among)), n)
-    best: Found | None = None
-    while some := list(itertools.islice(every, AT_ONCE)):
-        found = judge.best(np.array(some))
-        if best is None or (found.worst, found.mean) > (best.worst, best.mean):
-            best = found
-    assert best is not None
-    return best
+    some = iter(lambda: list(itertools.islice(every, AT_ONCE)), [])
+    return max(
+        (judge.best(np.array(sets)) for sets in some), key=lambda found: (found.worst, found.mean)
+    )
 
 
 class _Judge:
