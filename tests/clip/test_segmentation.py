@@ -8,7 +8,7 @@ import transformers as tf
 from sklearn.metrics import average_precision_score
 
 from residuum.clip.masks import aligned, cropped
-from residuum.clip.segmentation import foreground, scores, segmentation, upsampled
+from residuum.clip.segmentation import Tally, foreground, scores, segmentation, upsampled
 from residuum.errors import ArgumentError
 
 
@@ -223,3 +223,14 @@ def test_masks_are_brought_into_the_models_frame():
     np.testing.assert_array_equal(got[0], cropped(first, 56))
     np.testing.assert_array_equal(got[1], second)
     np.testing.assert_array_equal(aligned([second], 56), second[None])
+
+
+def test_images_that_come_in_blocks_are_judged_as_one_set():
+    rng = np.random.default_rng(3)
+    found, truth = rng.random((7, 5, 6), np.float32), rng.random((7, 5, 6)) < 0.4
+    tally = Tally()
+    for place in (slice(0, 1), slice(1, 5), slice(5, 7)):
+        tally.add(found[place], truth[place])
+    assert tally.result() == segmentation(found, truth)
+    with pytest.raises(ArgumentError, match="there are no images"):
+        Tally().result()

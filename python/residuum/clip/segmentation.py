@@ -146,22 +146,54 @@ def segmentation(scores: ArrayLike, truth: ArrayLike, *, pooled: bool = False) -
     Raises:
         ArgumentError: shapes that differ or are empty; scores outside 0..1; truth not bool.
     """
-    values, mask = _checked(scores, truth)
-    found = foreground(values)
-    inter = np.array([np.sum(found & mask), np.sum(~found & ~mask)])
-    union = np.array([np.sum(found | mask), np.sum(~found | ~mask)])
-    iou = np.full(2, np.nan)
-    np.divide(inter, union, out=iou, where=union > 0)
-    one = _pooled_precision if pooled else _class_precision
-    flat = values.reshape(len(values), -1), mask.reshape(len(mask), -1)
-    precisions = [one(score, true) for score, true in zip(*flat, strict=True)]
-    return Segmentation(
-        pixel_accuracy=float(inter.sum() / mask.size),
-        miou=float(np.nanmean(iou)),
-        foreground_iou=float(iou[0]),
-        mean_ap=float(np.mean(precisions)),
-        n=len(mask),
-    )
+    tally = Tally(pooled=pooled)
+    tally.add(scores, truth)
+    return tally.result()
+
+
+class Tally:
+    """`segmentation` of images that come in blocks; the blocks make no difference."""
+
+    def __init__(self, *, pooled: bool = False) -> None:
+        """Count nothing yet; `pooled` as for `segmentation`."""
+        self._precision = _pooled_precision if pooled else _class_precision
+        self._inter, self._union = np.zeros(2, np.int64), np.zeros(2, np.int64)
+        self._n_pixel = 0
+        self._precisions: list[float] = []
+
+    def add(self, scores: ArrayLike, truth: ArrayLike) -> None:
+        """Take in scores and masks of some images.
+
+        Raises:
+            ArgumentError: as for `segmentation`.
+        """
+        values, mask = _checked(scores, truth)
+        found = foreground(values)
+        self._inter += [np.sum(found & mask), np.sum(~found & ~mask)]
+        self._union += [np.sum(found | mask), np.sum(~found | ~mask)]
+        self._n_pixel += mask.size
+        flat = values.reshape(len(values), -1), mask.reshape(len(mask), -1)
+        for score, true in zip(*flat, strict=True):
+            self._precisions.append(self._precision(score, true))
+
+    def result(self) -> Segmentation:
+        """The measures of all images that came.
+
+        Raises:
+            ArgumentError: none came.
+        """
+        if not self._precisions:
+            message = "there are no images to compare with masks"
+            raise ArgumentError(message)
+        iou = np.full(2, np.nan)
+        np.divide(self._inter, self._union, out=iou, where=self._union > 0)
+        return Segmentation(
+            pixel_accuracy=float(self._inter.sum() / self._n_pixel),
+            miou=float(np.nanmean(iou)),
+            foreground_iou=float(iou[0]),
+            mean_ap=float(np.mean(self._precisions)),
+            n=len(self._precisions),
+        )
 
 
 def _class_precision(score: Floats, truth: Mask) -> float:

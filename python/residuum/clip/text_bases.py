@@ -66,6 +66,7 @@ def text_bases(
     n_text: int = N_TEXT,
     rank: int | None = None,
     examples: ArrayLike | None = None,
+    unit: bool = False,
 ) -> list[HeadBasis]:
     """Find the texts that span each head of some layers.
 
@@ -76,6 +77,7 @@ def text_bases(
         n_text: texts of a head at most; fewer where they explain all of its variance.
         rank: leading directions of a head's outputs that texts are compared in; all by default.
         examples: numbers of the examples; all by default.
+        unit: divide by the length of each image's vector, as the paper's code does.
 
     Raises:
         StoreError: no CLIP vision tower.
@@ -84,6 +86,9 @@ def text_bases(
     """
     stored, images = Stored(store), Images.of(store, examples)
     pool = np.ascontiguousarray(texts, np.float32)
+    if not len(pool) or not np.isfinite(pool).all():
+        message = f"texts are vectors without NaN or infinity, one at least, not {len(pool)}"
+        raise ArgumentError(message)
     _check(pool, stored.tower, n_text, rank)
     if not len(images):
         message = "means and covariances of heads need one image at least"
@@ -92,8 +97,8 @@ def text_bases(
     chosen = stored.layers[-4:] if layers is None else [z.one_layer(layer) for layer in layers]
     scale = np.concatenate(
         [
-            stored.tower.divisor(stored.final(images.taken(place)))
-            for place in images.blocks(4 * stored.tower.w_o.shape[-1], 128 << 20)
+            _scale(stored, images.taken(place), unit=unit)
+            for place in images.blocks(8 * stored.tower.w_o.shape[-1], 128 << 20)
         ]
     )
     found = []
@@ -104,6 +109,14 @@ def text_bases(
             through = weight.astype(np.float64) @ whole
             found.append(_basis(through, moments, (layer, head), pool, n_text, rank))
     return found
+
+
+def _scale(stored: Stored, images: Images, *, unit: bool) -> NDArray[np.float32]:
+    """What `z` of each image is divided by: sigma, and with `unit` the vector's length too."""
+    final = stored.final(images)
+    divisor = stored.tower.divisor(final)
+    length = np.linalg.norm(stored.tower.embedding(final), axis=-1) if unit else 1
+    return np.asarray(divisor * length, np.float32)
 
 
 def _check(pool: NDArray[Any], tower: Tower, n_text: int, rank: int | None) -> None:

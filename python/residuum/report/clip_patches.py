@@ -65,7 +65,10 @@ def _maps(result: Result) -> Section:
 def _lying(result: Result, pictures: Thumbnails) -> str:
     if not len(pictures):
         return f"Without pictures: {missing_pictures(result)}."
-    return "Maps lie on the picture in grey, cut to its middle square; the pointer lifts them off."
+    return (
+        "Maps lie on the picture in grey, cut to its middle square, as if the model had seen that "
+        "(a processor that stretches pictures shows it another); the pointer lifts them off."
+    )
 
 
 def read(table: pa.Table) -> list[Map]:

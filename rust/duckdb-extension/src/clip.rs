@@ -192,7 +192,7 @@ impl<P: Part> TableFunction for Contributions<P> {
         let site = P::site(&store)?;
         let asked = arguments.option("layers").is_some();
         let layers = P::layers(&store, layers(arguments, &site)?, asked)?;
-        let (names, directions) = directions(arguments, P::NAME, weights.d_embed())?;
+        let (names, directions) = directions(arguments, P::NAME, &store, weights.d_embed())?;
         let examples = chosen(arguments, class_tokens(&store)?)?;
         let final_stream = final_residual(&store)?;
         let n_token = if P::TOKENS { store.site("pattern")?.spec().row_len() } else { 1 };

@@ -1,6 +1,7 @@
 //! The argument `directions`: vectors of the joint space, or a store of texts that holds them.
 
-use residuum_core::Rows;
+use residuum_core::{Rows, Store};
+use serde_json::Value as Json;
 
 use crate::examples::Examples;
 use crate::failure::{Failure, Result};
@@ -18,6 +19,7 @@ use crate::registry;
 pub(crate) fn directions(
     arguments: &Arguments,
     function: &str,
+    images: &Store,
     d_embed: usize,
 ) -> Result<(Vec<u64>, Vec<f32>)> {
     let Some(value) = arguments.option("directions") else {
@@ -29,10 +31,13 @@ pub(crate) fn directions(
     let (names, vectors) = match value.kind() {
         Kind::List => listed(&value, d_embed)?,
         Kind::Array => return Err(arrays()),
-        _ => of_texts(&value.text(), d_embed)?,
+        _ => of_texts(&value.text(), images, d_embed)?,
     };
     if names.is_empty() {
         return Err(Failure::new("`directions` is empty: give one at least"));
+    }
+    if !vectors.iter().all(|value| value.is_finite()) {
+        return Err(Failure::new("`directions` holds NaN or infinity"));
     }
     Ok((names, vectors))
 }
@@ -63,9 +68,10 @@ fn listed(value: &Value, d_embed: usize) -> Result<(Vec<u64>, Vec<f32>)> {
     Ok(((0..vectors.len() as u64).collect(), vectors.concat()))
 }
 
-fn of_texts(path: &str, d_embed: usize) -> Result<(Vec<u64>, Vec<f32>)> {
+fn of_texts(path: &str, images: &Store, d_embed: usize) -> Result<(Vec<u64>, Vec<f32>)> {
     let store = registry::open(path)?;
     let site = store.site("pooled")?;
+    check_texts(path, &store, images)?;
     if site.spec().row_len() != d_embed {
         let n = site.spec().row_len();
         return Err(Failure::new(format!(
@@ -83,6 +89,30 @@ fn of_texts(path: &str, d_embed: usize) -> Result<(Vec<u64>, Vec<f32>)> {
         }
     }
     Ok((examples.example, vectors))
+}
+
+/// Refuses what are no texts, or texts of another checkpoint: their space has the same width only.
+///
+/// Hashes of models that were handed over loaded say nothing, each tower may have its own.
+fn check_texts(path: &str, texts: &Store, images: &Store) -> Result<()> {
+    let of = |store: &Store, at| {
+        store.attributes().pointer(at).and_then(Json::as_str).unwrap_or_default().to_owned()
+    };
+    let family = of(texts, "/model/family");
+    if family != "clip_text" {
+        return Err(Failure::new(format!(
+            "{path} holds {family}, not texts: capture texts with the text tower of the model"
+        )));
+    }
+    let hashes = [of(texts, "/model/weights_hash"), of(images, "/model/weights_hash")];
+    if hashes[0] != hashes[1] && hashes.iter().all(|hash| hash.starts_with("sha256-files:")) {
+        return Err(Failure::new(format!(
+            "the texts of {path} are of another model than the images of {}: capture them with the \
+             text tower of the same checkpoint",
+            images.path().display()
+        )));
+    }
+    Ok(())
 }
 
 fn arrays() -> Failure {

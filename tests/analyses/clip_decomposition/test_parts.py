@@ -3,8 +3,10 @@
 import io
 import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
+import duckdb
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -13,10 +15,12 @@ import pytest
 import tiny_models
 
 import residuum
-from residuum.analyses.clip_decomposition import study
+from residuum.analyses.clip_decomposition import heatmap, study
 from residuum.analyses.clip_decomposition.params import EXPERIMENTS, Params
+from residuum.clip import effects
 from residuum.clip import texts as stored_texts
 from residuum.errors import ArgumentError, InputError, SiteError, StoreError
+from residuum.prompts.scenes import repair, write
 from residuum.report import StoreCard, build
 
 SITES = ["embed", "z", "mlp_out", "resid_final", "pattern", "image_v", "pooled"]
@@ -465,7 +469,7 @@ def test_a_small_memory_changes_nothing(made, monkeypatch):
 
 def test_shares_that_do_not_fit_are_refused(made, monkeypatch):
     monkeypatch.setattr(study, "parse_memory", lambda _: 3000)
-    with pytest.raises(ArgumentError, match="more than memory=17MB"):
+    with pytest.raises(InputError, match="more than memory=17MB"):
         run(made, "repair", **made.given, **REPAIR, memory="17MB")
 
 
@@ -537,12 +541,12 @@ def test_settings_that_mean_nothing_are_refused(made, params, error, words):
         ("ablation", {"label": "sort"}, InputError, "no column 'sort'; they have"),
         ("ablation", {"label": "place"}, InputError, "'left', which is no class; the classes are"),
         ("repair", {"group": "sort"}, InputError, "no column 'sort'"),
-        ("repair", {"group": "place", "cues": ("w3", "w29")}, InputError, "'w29' is neither"),
+        ("repair", {"group": "place", "cues": ("w3", "w29")}, InputError, "'w29' is no text of"),
         ("repair", {"group": "place", "cues": ("w3",)}, ArgumentError, "two texts at least"),
         ("repair", {"group": "place", "remove": "SELECT 1 AS layer"}, InputError, "columns layer"),
         ("repair", {"group": "place", "calibration": 0.01}, InputError, "cannot be halved"),
         ("retrieval", {"properties": ("sort",)}, InputError, "no column 'sort'"),
-        ("segment", {"mask_text": "place"}, InputError, "'left' is neither among the texts"),
+        ("segment", {"mask_text": "place"}, InputError, "'left' is no text of"),
         ("textspan", {"layers": (7,)}, SiteError, "7"),
     ],
 )
@@ -621,8 +625,14 @@ def test_a_store_of_few_sites(model, made, columns, tmp_path):
     asked = {**made.given, **REPAIR, "masks": made.masks}
     found = residuum.analyses.run("clip_decomposition", store, **asked)
     skipped = {row["experiment"]: row["reason"] for row in found["skipped"].to_pylist()}
-    assert set(skipped) == {"heatmap", "segment", "retrieval"}
+    assert set(skipped) == {"ablation", "heatmap", "segment", "retrieval"}
     assert "image_v" in skipped["heatmap"]
+    reasons = [row["reason"] for row in found["skipped"].to_pylist()]
+    assert any("attention of layers 0 to 0: `z` of layer 0 was not" in one for one in reasons)
+    assert any(one.startswith("class token to itself: ") for one in reasons)
+    whats = [row["what"] for row in found["ablation"].to_pylist()]
+    assert whats == ["none", "all that was not captured by itself", "everything"]
+    assert "mlps" not in found["repair"]["how"].to_pylist()
     kinds = {row["kind"] for row in found["effect"].to_pylist()}
     assert kinds == {"head", "attention bias", "rest"}
     plain = run(made, "ablation", **made.given)["ablation"].to_pylist()
@@ -681,3 +691,76 @@ def test_views_keep_what_a_later_run_was_not_asked_for(made):
     run(made)
     run(made, "effect", **made.given)
     assert made.store.sql("FROM clip_decomposition_textspan").to_arrow_table().num_rows == texts
+
+
+@pytest.mark.parametrize("params", [{"unit": True}, {"convention": "even_split"}])
+def test_effects_are_in_the_form_that_was_asked_for(made, params):
+    found = run(made, "effect", **made.given, **params)["effect"].to_pylist()
+    eye = np.eye(made.classes.shape[1], dtype=np.float32)
+    some = effects(made.store, eye, **params)
+    lengths = np.linalg.norm(some.shares, axis=2).mean(axis=0)
+    variance = some.shares.var(axis=0).sum(axis=1) / some.total.var(axis=0).sum()
+    assert [row["mean_norm"] for row in found] == pytest.approx(lengths.tolist(), rel=1e-4)
+    assert [row["var_share"] for row in found] == pytest.approx(variance.tolist(), rel=1e-3)
+    folded = run(made, "effect", **made.given)["effect"].to_pylist()
+    plain = {row["component"]: row["mean_norm"] for row in folded}
+    assert any(abs(plain[row["component"]] - row["mean_norm"]) > 1e-3 for row in found)
+
+
+def test_texts_of_the_unit_vectors(made):
+    found = run(made, "textspan", **made.given, unit=True)["textspan"].to_pylist()
+    eye = np.eye(made.classes.shape[1], dtype=np.float32)
+    some = effects(made.store, eye, unit=True)
+    for row in found:
+        if row["rank"] == 0:
+            head = some.shares[:, some.heads([(row["layer"], row["head"])])[0]].astype(np.float64)
+            _, lengths, basis = np.linalg.svd(head, full_matrices=False)
+            basis = basis[lengths > 1e-5 * lengths[0]]
+            along = (head - head.mean(axis=0)) @ (made.pool @ basis.T @ basis).T
+            assert row["text_id"] == along.std(axis=0).argmax()
+
+
+def test_masks_in_another_frame_are_refused(made, tmp_path):
+    np.save(tmp_path / "masks.npy", np.zeros((N_IMAGE, SIDE + 1, SIDE), bool))
+    with pytest.raises(InputError, match="of the frame that the model saw: resize and crop them"):
+        run(made, "segment", **made.given, masks=str(tmp_path / "masks.npy"))
+    (tmp_path / "odd.npy").write_bytes(b"no masks")
+    with pytest.raises(InputError, match="is no array of masks"):
+        run(made, "segment", **made.given, masks=str(tmp_path / "odd.npy"))
+
+
+def test_of_many_classes_maps_are_kept_of_those_that_are_said(made, monkeypatch):
+    monkeypatch.setattr(heatmap, "MOST_CLASSES", 2)
+    found = run(made, "heatmap", classes=made.given["classes"], map_examples=2, top=3)["heatmap"]
+    said = {(row["example"], row["text"]) for row in found.to_pylist() if row["head"] is None}
+    total = effects(made.store, made.classes, examples=[0, 1]).total
+    first = {CLASSES[at] for at in total.argmax(axis=1).tolist()}
+    assert {text for _, text in said} == first
+
+
+def test_a_cue_that_is_no_text_is_refused_before_anything_is_computed(made):
+    with pytest.raises(InputError, match="the cue 'lava' is no text of"):
+        run(made, **made.given, **{**REPAIR, "cues": ("lava", "w9")})
+    with pytest.raises(ArgumentError, match="cues are two texts at least, not 'w9' alone"):
+        run(made, **made.given, **{**REPAIR, "cues": ("w9",)})
+
+
+def test_texts_of_another_checkpoint_are_refused(tmp_path):
+    golden = Path(__file__).parents[2] / "golden" / "clip"
+    pictures = write(repair(3, seed=0), tmp_path / "pictures")
+    sites = ["z", "resid_final"]
+    images = residuum.capture(golden / "repair_0", pictures, tmp_path / "run", sites=sites)
+    said = ["a circle", "a cross"]
+    for name, fits in (("repair_0", True), ("repair_0_fair", False)):
+        texts = residuum.capture(golden / name, said, tmp_path / name, sites=["pooled"])
+        query = f"SELECT count(value) FROM clip_contributions(directions := '{texts.path}')"
+        if fits:
+            assert images.sql(query).fetchall() == [(3 * 24 * 2,)]
+            continue
+        with pytest.raises(InputError, match="are of another model than the images"):
+            residuum.analyses.run("clip_decomposition", images, texts=str(texts.path))
+        with pytest.raises(duckdb.Error, match="are of another model than the images"):
+            images.sql(query).fetchall()
+    pooled = residuum.capture(golden / "repair_0", pictures, tmp_path / "p", sites=["pooled"])
+    with pytest.raises(duckdb.Error, match="holds clip_vision, not texts"):
+        images.sql(query.replace(str(texts.path), str(pooled.path))).fetchall()

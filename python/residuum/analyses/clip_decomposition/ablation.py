@@ -65,7 +65,8 @@ def _class_token(study: Study) -> Wide | None:
     """What class tokens say by looking at themselves, less its mean; None where not captured."""
     try:
         own = class_token_shares(study.store, study.classes.vectors)
-    except SiteError:
+    except SiteError as error:
+        study.leave_out("ablation", f"class token to itself: {error}")
         return None
     return np.asarray(own - own.mean(axis=0, dtype=np.float64))
 
@@ -73,18 +74,23 @@ def _class_token(study: Study) -> Wide | None:
 def _sets(study: Study, own: Wide | None) -> Mapping[tuple[str, int | None], tuple[Numbers, bool]]:
     """Components of each set, and whether class tokens' looks at themselves are in it too."""
     parts: Effects = study.along(study.classes.vectors[:1], study.images.example[:1])
-    mlps = parts.numbers("MLP")
-    if not len(mlps):
-        mlps = parts.numbers("rest")
+    mlps, rest = study.all_mlps, parts.numbers("rest")
     none = mlps[:0]
     sets: dict[tuple[str, int | None], tuple[Numbers, bool]] = {("none", None): (none, False)}
     if len(mlps):
         sets["MLPs", None] = (mlps, False)
+    if len(rest):
+        sets["all that was not captured by itself", None] = (rest, False)
     if own is not None:
         sets["class token to itself", None] = (none, True)
-        sets["MLPs and class token to itself", None] = (mlps, True)
+        if len(mlps):
+            sets["MLPs and class token to itself", None] = (mlps, True)
     n_layer = study.stored.tower.n_layer
     for layer in range(n_layer):
+        if layer not in study.stored.layers:
+            reason = f"attention of layers 0 to {layer}: `z` of layer {layer} was not captured"
+            study.leave_out("ablation", reason)
+            break
         upto = range(layer + 1)
         kinds = [parts.numbers(kind, layers=upto) for kind in ("head", "attention bias")]
         sets["attention", layer] = (np.concatenate(kinds), False)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from residuum.clip.maps import head_maps, map_layers, patch_maps
 from residuum.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from residuum.analyses.clip_decomposition.study import Study
     from residuum.analyses.clip_decomposition.textspan import TextSpan
 
+MOST_CLASSES = 16
 HEADS = 4
 """Heads whose maps are kept: those whose first text explains the most variance."""
 
@@ -23,8 +25,9 @@ HEADS = 4
 def heatmap(study: Study, spans: TextSpan) -> Iterator[dict[str, Any]]:
     """Rows of the table `heatmap`."""
     examples = study.images.example[: study.params.map_examples]
-    whole = patch_maps(study.store, study.classes.vectors, examples=examples)
-    for number, text in enumerate(study.classes.text):
+    shown = _shown(study, examples)
+    whole = patch_maps(study.store, study.classes.vectors[shown], examples=examples)
+    for number, text in enumerate(study.classes.text[at] for at in shown):
         yield from _rows(study, examples, whole[:, 1:, number], (None, None, text))
     try:
         bases, pool = spans.bases, study.texts
@@ -38,6 +41,16 @@ def heatmap(study: Study, spans: TextSpan) -> Iterator[dict[str, Any]]:
         maps = head_maps(study.store, pool.vectors[[first]], basis.layer, examples=examples)
         place = (basis.layer, basis.head, pool.text[first])
         yield from _rows(study, examples, maps[:, basis.head, 1:, 0], place)
+
+
+def _shown(study: Study, examples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The classes of which maps are kept: all, or those that the model says first of each image."""
+    n_class = len(study.classes)
+    if n_class <= MOST_CLASSES or not len(examples):
+        return np.arange(n_class)
+    total = study.along(study.classes.vectors, examples).total
+    first = np.argsort(-total, axis=1, kind="stable")[:, : max(1, MOST_CLASSES // len(examples))]
+    return np.unique(first)
 
 
 def _rows(

@@ -1,8 +1,10 @@
 """What can be asked of a CLIP vision tower."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from residuum.analyses.params import param
+from residuum.clip.effects import Convention
 from residuum.errors import ArgumentError
 
 EXPERIMENTS = (
@@ -87,7 +89,9 @@ class Params:
     queries: int = param(400, "images whose neighbours are looked up", least=1)
     top: int = param(8, "images of a head and text", least=1)
     masks: str | None = param(
-        None, "file .npy, bool [example, height, width]: what of each image is its object"
+        None,
+        "file .npy, bool [example, height, width] in the frame that the model saw (residuum.clip."
+        "aligned makes such masks): what of each image is its object",
     )
     mask_text: str | None = param(
         None,
@@ -120,6 +124,12 @@ class Params:
         unknown = [name for name in self.experiments or () if name not in EXPERIMENTS]
         if unknown:
             message = f"there is no part {unknown[0]!r}; there are: {', '.join(EXPERIMENTS)}"
+            raise ArgumentError(message)
+        if self.convention not in get_args(Convention):
+            message = f"convention is folded or even_split, not {self.convention!r}"
+            raise ArgumentError(message)
+        if len(self.cues) == 1:
+            message = f"cues are two texts at least, not {self.cues[0]!r} alone"
             raise ArgumentError(message)
         if not 0 < self.calibration < 1:
             message = f"calibration is a share between 0 and 1, not {self.calibration}"

@@ -47,7 +47,7 @@ def parts(study: Study) -> dict[str, pa.Table]:
             skipped.append({"experiment": name, "reason": str(error)})
         else:
             tables.update(found)
-    return tables | {"skipped": tabled("skipped", skipped)}
+    return tables | {"skipped": tabled("skipped", [*skipped, *study.left_out])}
 
 
 def _made(study: Study, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Callable[[], Rows]]]:

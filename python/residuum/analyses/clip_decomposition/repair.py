@@ -90,7 +90,7 @@ class Repair:
     def _ways(self) -> Iterator[Way]:
         study, none = self.study, np.zeros(0, np.int64)
         yield self._way("none", none)
-        mlps = study.shares.numbers("MLP")
+        mlps = study.all_mlps
         if len(mlps):
             yield self._way("mlps", mlps)
         if study.params.cues:

@@ -13,11 +13,11 @@ from residuum.clip.baselines import (
     value_norm_attention,
 )
 from residuum.clip.maps import patch_maps
-from residuum.clip.segmentation import scores, segmentation, upsampled
+from residuum.clip.segmentation import Tally, scores, upsampled
 from residuum.errors import InputError, SiteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -30,15 +30,19 @@ def segment(study: Study) -> Iterator[dict[str, Any]]:
     """Rows of the table `segment`.
 
     Raises:
-        InputError: no masks, or masks of another number or kind.
+        InputError: no masks, or masks of another number, size or kind.
     """
     truth = _masks(study)
     side = round((study.images.n_token - 1) ** 0.5)
     for method, maps in _methods(study):
         if maps is None:
+            study.leave_out("segment", f"{method}: the store lacks patterns or values for it")
             continue
-        pictures = upsampled(maps, (side, side), truth.shape[1:])
-        found = segmentation(scores(pictures), truth)
+        tally = Tally()
+        for place in study.images.blocks(16 * truth[0].size, study.budget):
+            pictures = upsampled(maps[place], (side, side), truth.shape[1:])
+            tally.add(scores(pictures), np.asarray(truth[place]))
+        found = tally.result()
         yield {
             "model": study.model,
             "method": method,
@@ -51,15 +55,28 @@ def segment(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def _masks(study: Study) -> NDArray[np.bool_]:
+    """The masks, mapped from their file.
+
+    Raises:
+        InputError: none, or none of what the model saw: a mask in the frame of the image as it was
+            before it was resized and cropped would be compared with the wrong pixels.
+    """
     path = study.params.masks
     if path is None:
         message = "this needs `masks`: a file .npy, bool [example, height, width]"
         raise InputError(message)
-    masks = np.load(path, allow_pickle=False)
-    if masks.dtype != bool or masks.ndim != 3 or len(masks) != len(study.images):
+    try:
+        masks = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        message = f"{path} is no array of masks (.npy): {error}"
+        raise InputError(message) from error
+    size = (study.store.model.get("config") or {}).get("image_size")
+    frame = tuple(np.broadcast_to(size, 2).tolist()) if size is not None else masks.shape[1:]
+    if masks.dtype != bool or masks.shape != (len(study.images), *frame):
         message = (
-            f"{path} is {masks.dtype} {list(masks.shape)}, but masks are bool [example, height, "
-            f"width] of {len(study.images)} examples"
+            f"{path} is {masks.dtype} {list(masks.shape)}, but masks are bool "
+            f"{[len(study.images), *frame]}, of the frame that the model saw: resize and crop them "
+            "as the images were, by residuum.clip.aligned"
         )
         raise InputError(message)
     return np.asarray(masks)
@@ -75,7 +92,7 @@ def _methods(study: Study) -> Iterator[tuple[str, Floats | None]]:
     yield "random", random_maps(len(study.images), study.images.n_token - 1, study.params.seed)
 
 
-def _if_there(made: Any) -> Floats | None:  # noqa: ANN401 - a function without arguments
+def _if_there(made: Callable[[], Floats]) -> Floats | None:
     try:
         return np.asarray(made(), np.float32)
     except SiteError:
@@ -84,22 +101,30 @@ def _if_there(made: Any) -> Floats | None:  # noqa: ANN401 - a function without 
 
 def decomposition(study: Study) -> Floats:
     """Each image's map of its own text less the mean over all texts, `[image, patch]`."""
-    if study.params.mask_text is None:
-        directions, names = study.classes.vectors, study.classes.text
-        logits = np.concatenate([some.total for _, some in study.blocks(directions)])
-        asked = logits.argmax(axis=1)
-    else:
-        wanted = study.column(study.params.mask_text).tolist()
-        names = sorted(set(wanted))
-        pool = either(study, names)
-        directions, asked = pool, np.array([names.index(text) for text in wanted])
+    directions, asked = _asked(study)
+    others = directions.mean(axis=0)
     out = np.empty((len(study.images), study.images.n_token - 1), np.float32)
-    each = 4 * study.images.n_token * len(names)
-    for place in study.images.blocks(each, study.budget):
-        maps = patch_maps(study.store, directions, examples=study.images.example[place])[:, 1:]
-        own = np.take_along_axis(maps, asked[place][:, None, None], axis=2)[..., 0]
-        out[place] = own - maps.mean(axis=2)
+    for text in np.unique(asked):
+        # A map is linear in the direction: one for each image, however many texts there are.
+        places = np.flatnonzero(asked == text)
+        direction = (directions[text] - others)[None]
+        maps = patch_maps(study.store, direction, examples=study.images.example[places])
+        out[places] = maps[:, 1:, 0]
     return out
+
+
+def _asked(study: Study) -> tuple[Floats, NDArray[np.int64]]:
+    """Directions of the texts `[text, d_embed]`, and which is each image's own, `[image]`."""
+    if study.params.mask_text is None:
+        stored, classes = study.stored, study.classes.vectors
+        said = []
+        for place in study.images.blocks(8 * stored.tower.w_o.shape[-1], study.budget):
+            final = stored.final(study.images.taken(place))
+            said.append((stored.tower.embedding(final) @ classes.T).argmax(axis=1))
+        return classes, np.concatenate(said)
+    wanted = study.column(study.params.mask_text).tolist()
+    names = sorted(set(wanted))
+    return either(study, names), np.array([names.index(text) for text in wanted])
 
 
 def either(study: Study, names: list[str]) -> Floats:
@@ -111,6 +136,10 @@ def either(study: Study, names: list[str]) -> Floats:
             known |= dict(zip(found.text, found.vectors, strict=True))
     missing = [name for name in names if name not in known]
     if missing:
-        message = f"{missing[0]!r} is neither among the texts nor a class"
+        stores = [path for path in (study.params.texts, study.params.classes) if path is not None]
+        message = (
+            f"{missing[0]!r} is no text of {' or '.join(stores) or 'any store: name texts'}: "
+            "capture it with the text tower, or name one that is there"
+        )
         raise InputError(message)
     return np.stack([known[name] for name in names])

@@ -17,8 +17,9 @@ from residuum.clip.images import Images
 from residuum.clip.search import Groups
 from residuum.clip.stored import Stored
 from residuum.clip.texts import Texts, classes, texts
-from residuum.errors import ArgumentError, InputError
+from residuum.errors import InputError
 from residuum.quantities import parse_memory
+from residuum.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from residuum.analyses.clip_decomposition.params import Params
     from residuum.clip.effects import Convention, Effects
-    from residuum.store import Store
 
     Numbers = NDArray[np.int64]
     Floats = NDArray[np.float32]
@@ -51,10 +51,22 @@ class Study:
         self.images = Images.of(store)
         self.budget = parse_memory(params.memory)
         self.model = str(store.model.get("name") or "model")
+        self.left_out: list[dict[str, str]] = []
 
     def wants(self, name: str) -> bool:
         """Whether a part was asked for."""
         return self.params.experiments is None or name in self.params.experiments
+
+    def leave_out(self, part: str, reason: str) -> None:
+        """Note a row that a part cannot make, for the table `skipped`."""
+        self.left_out.append({"experiment": part, "reason": reason})
+
+    @property
+    def all_mlps(self) -> Numbers:
+        """The components of MLPs, where those of every layer were captured; else none."""
+        every = self.stored.mlps == tuple(range(self.stored.tower.n_layer))
+        kinds = enumerate(self.components["kind"].to_pylist())
+        return np.array([n for n, kind in kinds if kind == "MLP" and every], np.int64)
 
     @cached_property
     def texts(self) -> Texts:
@@ -166,7 +178,7 @@ class Study:
         """Shares of all images along the classes.
 
         Raises:
-            ArgumentError: they do not fit the memory.
+            InputError: they do not fit the memory.
         """
         n_component = self.stored.tower.n_layer * (self.stored.tower.n_head + 2) + 2
         needed = 8 * n_component * len(self.images) * len(self.classes)
@@ -176,7 +188,7 @@ class Study:
                 f"{needed / 2**30:.1f} GiB, more than memory={self.params.memory}: give more, or "
                 "two classes"
             )
-            raise ArgumentError(message)
+            raise InputError(message)
         return self.along(self.classes.vectors)
 
 
@@ -202,6 +214,23 @@ def heads_named_by(store: Store, query: str) -> list[tuple[int, int]]:
     return sorted(set(zip(table["layer"].to_pylist(), table["head"].to_pylist(), strict=True)))
 
 
+def _check_same_model(store: Store, path: str) -> None:
+    """Refuse texts of another model, which lie in another space of the same width.
+
+    Hashes of models that were handed over loaded say nothing: each tower may have its own.
+
+    Raises:
+        InputError: both were read from files, which differ.
+    """
+    ours, theirs = (str(one.model.get("weights_hash")) for one in (store, Store(path)))
+    if ours != theirs and all(one.startswith("sha256-files:") for one in (ours, theirs)):
+        message = (
+            f"the texts of {path} are of another model than the images of {store.path}: capture "
+            "them with the text tower of the same checkpoint"
+        )
+        raise InputError(message)
+
+
 def settled(store: Store, params: Params) -> Params:
     """What other files hold, and what a query answers, stand in a result's key by their content.
 
@@ -211,17 +240,26 @@ def settled(store: Store, params: Params) -> Params:
         InputError: there is no such file of masks, or a query that cannot be run.
     """
     params.check()
-    digest = hashlib.sha256()
+    digest, known = hashlib.sha256(), set()
     for path, read in ((params.texts, texts), (params.classes, classes)):
         if path is not None:
             found = read(path)
+            _check_same_model(store, path)
+            known.update(found.text)
             digest.update(json.dumps(found.text).encode())
             digest.update(found.vectors.tobytes())
+    for cue in params.cues:
+        if cue not in known:
+            message = (
+                f"the cue {cue!r} is no text of {params.texts or params.classes or 'any store'}: "
+                "capture it with the texts, or name one that is there"
+            )
+            raise InputError(message)
     if params.masks is not None:
         if not Path(params.masks).is_file():
             message = f"there is no file of masks {params.masks}"
             raise InputError(message)
-        digest.update(Path(params.masks).read_bytes())
+        digest.update(f"{params.masks} {Path(params.masks).stat().st_mtime_ns}".encode())
     if params.remove is not None:
         digest.update(json.dumps(heads_named_by(store, params.remove)).encode())
     return replace(params, fingerprint=digest.hexdigest()[:16])

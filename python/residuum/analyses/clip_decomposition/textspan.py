@@ -35,7 +35,14 @@ class TextSpan:
 
     def _bases(self, pool: Floats) -> list[HeadBasis]:
         of = self.study.params
-        return text_bases(self.study.store, pool, layers=of.layers, n_text=of.n_text, rank=of.rank)
+        return text_bases(
+            self.study.store,
+            pool,
+            layers=of.layers,
+            n_text=of.n_text,
+            rank=of.rank,
+            unit=of.unit,
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Of the table `textspan`."""
@@ -111,6 +118,9 @@ class TextSpan:
             divisor = stored.tower.divisor(final)
             total = final @ stored.tower.along(classes) / divisor[:, None]
             total += stored.tower.constant(classes)
+            if study.params.unit:
+                length = np.linalg.norm(stored.tower.embedding(final), axis=-1)
+                total, divisor = total / length[:, None], divisor * length
             changed: dict[int, Wide] = {m: total.astype(np.float64) for m in steps}
             for basis in bases:
                 z = np.asarray(stored.z(images, basis.layer)[:, basis.head] / divisor[:, None])
