@@ -216,3 +216,17 @@ def test_digest_follows_content_not_slicing(tmp_path):
     assert open_inputs(sliced).digest == digest
     assert open_inputs(chunked).digest == digest
     assert open_inputs(table.set_column(1, "n", pa.array([1, 2, 3]))).digest != digest
+
+
+def test_strings_of_an_image_column_are_paths_beside_their_file(tmp_path):
+    PIL.Image.new("RGB", (3, 5)).save(tmp_path / "a.png")
+    listed = tmp_path / "listed.jsonl"
+    listed.write_text('{"image": "a.png", "kind": "red"}\n')
+    inputs = open_inputs(listed)
+    assert inputs.kind == "image"
+    assert payload(inputs) == [tmp_path / "a.png"]
+    assert columns(inputs).column("kind").to_pylist() == ["red"]
+    assert open_inputs(listed, text_column="image").kind == "text"
+    listed.write_text('{"image": "b.png"}\n')
+    with pytest.raises(InputError, match=f"row 0: there is no image {tmp_path / 'b.png'}"):
+        payload(open_inputs(listed))

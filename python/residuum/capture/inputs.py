@@ -79,7 +79,7 @@ def open_inputs(source: object, *, text_column: str | None = None) -> Inputs:
             strings or PIL images, a pyarrow Table, a pandas DataFrame, or a `datasets` Dataset or
             IterableDataset.
         text_column: the column that holds the text or the chat messages; by default `text`, else
-            `messages`, else (for images) `image`.
+            `messages`, else (for images) `image`: encoded bytes, or paths from the file's folder.
 
     Raises:
         InputError: unknown kind of source, no inputs in it, a column that is not there, a line that
@@ -109,8 +109,9 @@ def _open_path(path: Path, text_column: str | None) -> Inputs:
             lambda: source.tables(BATCH_RECORDS),
             text_column,
             readers.file_digest(path),
+            path.parent,
         )
-    return _open_table(source, path.name, text_column, readers.file_digest(path))
+    return _open_table(source, path.name, text_column, readers.file_digest(path), path.parent)
 
 
 def _open_image_folder(folder: Path) -> Inputs:
@@ -209,14 +210,20 @@ def _arrow_tables(source: Any) -> Callable[[], Iterator[pa.Table]]:  # noqa: ANN
     return lambda: arrow.iter(batch_size=BATCH_RECORDS)
 
 
-def _open_table(table: pa.Table, name: str, text_column: str | None, digest: str | None) -> Inputs:
+def _open_table(
+    table: pa.Table,
+    name: str,
+    text_column: str | None,
+    digest: str | None,
+    beside: Path | None = None,
+) -> Inputs:
     def tables() -> Iterator[pa.Table]:
         for first in range(0, table.num_rows, BATCH_RECORDS):
             yield table.slice(first, BATCH_RECORDS)
 
     if digest is None:
         digest = readers.table_digest(tables())
-    return _from_tables(name, table.schema, table.num_rows, tables, text_column, digest)
+    return _from_tables(name, table.schema, table.num_rows, tables, text_column, digest, beside)
 
 
 def _from_tables(
@@ -226,14 +233,16 @@ def _from_tables(
     tables: Callable[[], Iterator[pa.Table]],
     text_column: str | None,
     digest: str | None,
+    beside: Path | None = None,
 ) -> Inputs:
+    """Inputs of tables; paths of images that are relative start in the folder `beside`."""
     if n_record == 0:
         raise _empty(name)
     schema = schema.remove_metadata()
     column, kind = _choose_column(name, schema, text_column)
 
     def payload(part: pa.Table, first: int) -> list[Payload]:
-        return _column_payload(part, column, kind, first)
+        return _column_payload(part, column, kind, first, beside or Path())
 
     return Inputs(name, kind, column, schema, n_record, digest, tables, payload)
 
@@ -242,7 +251,10 @@ def _choose_column(name: str, schema: pa.Schema, text_column: str | None) -> tup
     wanted = [text_column] if text_column is not None else ["text", "messages", "image"]
     for column in wanted:
         if column in schema.names:
-            return column, _kind_of(column, schema.field(column).type)
+            kind = _kind_of(column, schema.field(column).type)
+            # Strings of a column that is called so are paths, unless it was named as text.
+            is_path = kind == "text" and column == "image" and text_column is None
+            return column, "image" if is_path else kind
     there = ", ".join(f"`{c}`" for c in schema.names)
     message = (
         f"{name}: there is no column `{wanted[0]}`; the columns are {there}. Name the one that "
@@ -273,7 +285,9 @@ def _kind_of(column: str, kind: pa.DataType) -> Kind:
     raise InputError(message)
 
 
-def _column_payload(table: pa.Table, column: str, kind: Kind, first: int) -> list[Payload]:
+def _column_payload(
+    table: pa.Table, column: str, kind: Kind, first: int, beside: Path
+) -> list[Payload]:
     values = table.column(column)
     if kind == "text":
         values = values.cast(pa.large_string())
@@ -283,19 +297,24 @@ def _column_payload(table: pa.Table, column: str, kind: Kind, first: int) -> lis
             message = f"row {first + offset} has no value in column `{column}`."
             raise InputError(message)
     if kind == "image":
-        return [_encoded_image(value, first + i) for i, value in enumerate(out)]
+        return [_encoded_image(value, first + i, beside) for i, value in enumerate(out)]
     return list(out)
 
 
-def _encoded_image(value: object, row: int) -> bytes | Path:
-    """What a binary column, or a dataset's image column, holds: encoded bytes or their path."""
+def _encoded_image(value: object, row: int, beside: Path) -> bytes | Path:
+    """What a column of images holds: encoded bytes or their path, alone or as `{bytes, path}`."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             return bytes(value["bytes"])
-        if value.get("path") is not None:
-            return Path(value["path"])
+        value = value.get("path")
+    if isinstance(value, str):
+        path = beside / value
+        if not path.is_file():
+            message = f"row {row}: there is no image {path}."
+            raise InputError(message)
+        return path
     message = f"row {row} has neither the bytes nor the path of an image."
     raise InputError(message)
 
