@@ -13,8 +13,9 @@ def test_every_site_names_its_axes_with_layer_first():
     assert Site.PATTERN.axes == ("layer", "head", "key")
 
 
-def test_only_pooled_has_one_row_per_example():
-    assert [site for site in Site if site.row_space is RowSpace.EXAMPLE] == [Site.POOLED]
+def test_which_sites_have_one_row_per_example():
+    of_examples = [site for site in Site if site.row_space is RowSpace.EXAMPLE]
+    assert of_examples == [Site.POOLED, Site.IMAGE_V]
 
 
 def test_a_site_is_found_by_its_name_and_prints_as_it():

@@ -55,7 +55,10 @@ def test_int8(run, tmp_path):
     info = json.loads(residuum("info", tmp_path / "small", "--json").out)
     assert info["sites"]["z"]["error"]["relative_rms"][0] < 0.01
     listed = json.loads(residuum("analyses", "--json").out)
-    assert [one["name"] for one in listed if one["exact"]] == ["head_attribution"]
+    assert [one["name"] for one in listed if one["exact"]] == [
+        "clip_decomposition",
+        "head_attribution",
+    ]
     for command, ask in [
         (["run", "head_attribution", tmp_path / "small"], "exact numbers"),
         (["capture", "m", run, "-o", "x", "--site", "z", "--dtype", "int8"], "--dtype int8"),

@@ -59,6 +59,19 @@ def test_patches_add_up_to_their_head(store):
         close(head_maps(store, D, layer).sum(axis=2), whole.shares[:, heads], 1e-6)
 
 
+def test_biases_that_are_divided_among_patches_add_up_too(store):
+    whole = effects(store, D, convention="even_split")
+    for layer in range(N_LAYER):
+        heads = whole.heads([(layer, head) for head in range(N_HEAD)])
+        maps = head_maps(store, D, layer, convention="even_split")
+        close(maps.sum(axis=2), whole.shares[:, heads], 1e-5)
+    total = patch_maps(store, D, convention="even_split", heads=[(1, 0), (1, 3)])
+    one = head_maps(store, D, 1, convention="even_split")
+    close(total, one[:, 0] + one[:, 3], 1e-5)
+    with pytest.raises(ArgumentError, match="folded or even_split, not 'odd'"):
+        patch_maps(store, D, convention="odd")
+
+
 def test_heads_and_layers_add_up_to_the_map(store, summed):
     each = [head_maps(store, D, layer) for layer in range(N_LAYER)]
     close(summed, sum(maps.sum(axis=1) for maps in each), 1e-6)

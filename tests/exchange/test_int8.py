@@ -210,7 +210,7 @@ def test_captures_refuse_it(small, wide):
 
 def test_an_exact_analysis_refuses_it(small):
     exact = [name for name, one in registry.registered().items() if one.exact]
-    assert exact == ["head_attribution"]
+    assert exact == ["clip_decomposition", "head_attribution"]
     with pytest.raises(SiteError, match=r"head_attribution needs exact numbers, but .* is int8"):
         registry.run("head_attribution", small)
     found = registry.run("logit_lens", small, k=2)

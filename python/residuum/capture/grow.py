@@ -17,6 +17,7 @@ from residuum.capture.session import Start
 from residuum.capture.sit import note_resume, planner, sit
 from residuum.capture.stored import Stored
 from residuum.errors import InputError
+from residuum.sites import RowSpace
 from residuum.store import StoreWriter
 from residuum.store.show import count
 
@@ -88,7 +89,12 @@ def check(job: Job, stored: Stored) -> None:
             message = (
                 f"{job.path} has no rows for `{site}`: its sites have one for each "
                 f"{' and '.join(sorted(spaces))}, `{site}` for each {site.row_space}. Capture "
-                "it into a store of its own."
+                "it into a store of its own"
+                + (
+                    ", or these sites again together with pooled."
+                    if site.row_space is RowSpace.EXAMPLE
+                    else "."
+                )
             )
             raise InputError(message)
     check_inputs(job, stored)

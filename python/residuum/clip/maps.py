@@ -8,12 +8,12 @@ multiplications a head and patch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from residuum import kernels
-from residuum.clip.effects import BLOCK
+from residuum.clip.effects import BLOCK, Convention
 from residuum.clip.images import Images
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError, SiteError
@@ -35,6 +35,7 @@ def patch_maps(
     examples: ArrayLike | None = None,
     layers: Sequence[int] | None = None,
     heads: Iterable[Sequence[int]] | None = None,
+    convention: Convention = "folded",
 ) -> Floats:
     """What each token of each image adds along directions, summed over layers and heads.
 
@@ -45,6 +46,8 @@ def patch_maps(
         examples: numbers of the examples; all by default.
         layers: which layers; all that were captured with patches by default.
         heads: pairs of layer and head, in place of `layers`.
+        convention: as for `effects`; `even_split` gives each token of each head its share of the
+            attention's bias, of the mean and of the final norm's shift, as the paper's code does.
 
     Returns:
         float32 `[image, token, direction]`; token 0 is the class token itself.
@@ -58,41 +61,78 @@ def patch_maps(
     wanted = _wanted(stored, layers, heads)
     given = np.asarray(directions, np.float32)
     out = np.zeros((len(images), images.n_token, len(given)), np.float32)
-    along = stored.tower.along(given)
+    cells = _Cells(stored, given, convention, images.n_token)
     each = 4 * images.n_token * (stored.tower.w_o.shape[-1] + stored.tower.n_head + 2 * len(given))
     for place in images.blocks(each, BLOCK):
         some = images.taken(place)
-        scale = stored.tower.divisor(stored.final(some))
+        final = stored.final(some)
+        scale = stored.tower.divisor(final)
         for layer, chosen in wanted.items():
             which = slice(None) if chosen is None else np.array(chosen)
+            readout = stored.tower.readout(layer, cells.along)[which]
             out[place] += kernels.image_patch_maps(
                 some.pattern(layer)[:, which],
                 some.values(layer)[:, :, which],
-                stored.tower.readout(layer, along)[which],
+                readout,
                 scale=scale,
                 summed=True,
             )
+            out[place] += (len(readout) * cells.share(layer, final))[:, None]
     return out
 
 
 def head_maps(
-    store: Store, directions: ArrayLike, layer: int, *, examples: ArrayLike | None = None
+    store: Store,
+    directions: ArrayLike,
+    layer: int,
+    *,
+    examples: ArrayLike | None = None,
+    convention: Convention = "folded",
 ) -> Floats:
     """The same for every head of a layer by itself, `[image, head, token, direction]`."""
     images, stored = Images.of(store, examples), Stored(store)
     _wanted(stored, [layer], None)
     given = np.asarray(directions, np.float32)
-    readout = stored.tower.readout(layer, stored.tower.along(given))
+    cells = _Cells(stored, given, convention, images.n_token)
+    readout = stored.tower.readout(layer, cells.along)
     shape = (len(images), stored.tower.n_head, images.n_token, len(given))
     out = np.empty(shape, np.float32)
     each = 4 * (images.n_token * stored.tower.w_o.shape[-1] + out[:1].size)
     for place in images.blocks(each, BLOCK):
         some = images.taken(place)
-        scale = stored.tower.divisor(stored.final(some))
+        final = stored.final(some)
         out[place] = kernels.image_patch_maps(
-            some.pattern(layer), some.values(layer), readout, scale=scale
+            some.pattern(layer),
+            some.values(layer),
+            readout,
+            scale=stored.tower.divisor(final),
         )
+        out[place] += cells.share(layer, final)[:, None, None]
     return out
+
+
+class _Cells:
+    """What tokens of heads are multiplied by, and what each has of biases in a convention."""
+
+    def __init__(
+        self, stored: Stored, directions: Floats, convention: Convention, n_token: int
+    ) -> None:
+        if convention not in get_args(Convention):
+            message = f"convention is folded or even_split, not {convention!r}"
+            raise ArgumentError(message)
+        self.tower, self.directions = stored.tower, directions
+        self.even = convention == "even_split"
+        self.n = n_token * stored.tower.n_head
+        along = stored.tower.unfolded if self.even else stored.tower.along
+        self.along = along(directions)
+
+    def share(self, layer: int, final: Floats) -> Floats:
+        """Of one token of one head, `[image, direction]`."""
+        if not self.even:
+            return np.zeros((len(final), len(self.directions)), np.float32)
+        bias = self.tower.b_o[layer] @ self.along / self.tower.divisor(final)[:, None]
+        even = self.tower.even_share(self.directions, final)
+        return np.asarray((bias + even) / self.n, np.float32)
 
 
 def class_token_shares(

@@ -121,6 +121,16 @@ class Tower:
         """A layer's heads seen along what `along` gives: `[head, d_head, direction]`."""
         return np.asarray(self.w_o[layer] @ along)
 
+    def even_share(self, directions: Array, stream: Array) -> Array:
+        """What the paper's code gives each attention, each MLP and the embedding of mean and shift.
+
+        The mean of the final stream `[image, d_model]` and the shift of the norm, divided evenly
+        among the 2 n_layer + 1 terms, `[image, direction]`.
+        """
+        mean = (stream.mean(-1) / self.divisor(stream))[:, None]
+        taken = mean * self.unfolded(directions).sum(axis=0)
+        return np.asarray((self.constant(directions) - taken) / (2 * self.n_layer + 1))
+
     def embedding(self, stream: Array) -> Array:
         """The image's vector `[image, d_embed]`, not of unit length, of the final stream."""
         centred = stream - stream.mean(-1, keepdims=True)
