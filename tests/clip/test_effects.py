@@ -4,6 +4,7 @@ out, would credit the wrong head, and every table, map and ablation after it."""
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import residuum
 from clip import towers
 from residuum.clip import Tower, effects
 from residuum.clip.effects import heads
-from residuum.errors import ArgumentError, SelectionError, SiteError, StoreError
+from residuum.errors import ArgumentError, InputError, SelectionError, SiteError, StoreError
 
 D = towers.directions()
 MODELS = [
@@ -323,7 +324,7 @@ def test_what_cannot_be_answered_is_refused_by_name(store, one, some, tmp_path, 
         with pytest.raises(ArgumentError, match=r"directions are \[direction, 11\]"):
             effects(store, given)
     for number in (6, -1):
-        with pytest.raises(SelectionError, match=f"example {number} is not in .*has 6"):
+        with pytest.raises(SelectionError, match=f"example {number} is not among .* are 6"):
             effects(store, D, examples=[0, number])
     no_z = towers.capture(one, some, tmp_path / "no_z", ["resid_final"])
     with pytest.raises(SiteError, match=r"the site z, which .* --site z"):
@@ -338,3 +339,117 @@ def test_what_cannot_be_answered_is_refused_by_name(store, one, some, tmp_path, 
     text = residuum.capture(gpt2_folder, ["a dog"], tmp_path / "text", sites=PART, device="cpu")
     with pytest.raises(StoreError, match=r"holds gpt2, but this asks the vision tower of a CLIP"):
         effects(text, D)
+
+
+def test_masks_select_components_and_images(whole):
+    chosen, kept = np.arange(22) % 3 == 0, np.arange(6) < 4
+    want = whole.ablated(np.flatnonzero(chosen), reference=np.flatnonzero(kept))
+    np.testing.assert_array_equal(whole.ablated(chosen, reference=kept), want)
+    np.testing.assert_array_equal(whole.ablated(chosen.tolist(), reference=kept.tolist()), want)
+    np.testing.assert_array_equal(whole.taken(kept).total, whole.total[:4])
+
+
+def test_chosen_components_alone_are_computed(whole, monkeypatch):
+    """Of many images and components all the rest would be most of the time."""
+    want = whole.lost()[:, [4, 2]]
+    np.testing.assert_array_equal(whole.lost(components=[4, 2]), want)
+    sizes = []
+    lost = type(whole).lost
+
+    def seen(self, *args, **more):
+        found = lost(self, *args, **more)
+        sizes.append(found.shape)
+        return found
+
+    monkeypatch.setattr(type(whole), "lost", seen)
+    whole.ablated([4, 2, 4])
+    assert sizes == [(6, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("components", "error", "words"),
+    [
+        ([True, False], ArgumentError, "as long as there are components, 22, not 2"),
+        ([0, 22], SelectionError, "component 22 is not there: there are 22"),
+        (-1, SelectionError, "component -1 is not there: there are 22"),
+        ([1.5], ArgumentError, "components are a list of whole numbers"),
+        (["L2 MLP"], ArgumentError, r"not names such as 'L2 MLP': numbers\(\) gives"),
+        ("L2 MLP", ArgumentError, r"not names such as 'L2 MLP'"),
+        ([[1], [2, 3]], ArgumentError, "components are whole numbers"),
+    ],
+)
+def test_components_that_are_not_there_are_refused(whole, components, error, words):
+    with pytest.raises(error, match=words):
+        whole.ablated(components)
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "words"),
+    [
+        ([True, False], ArgumentError, "as long as there are images, 6, not 2"),
+        ([0, 6], SelectionError, "image 6 is not there: there are 6"),
+        ([-1], SelectionError, "image -1"),
+        ([], ArgumentError, "the reference is empty"),
+        (np.zeros(6, bool), ArgumentError, "the reference is empty"),
+        ([0.5], ArgumentError, "images are a list of whole numbers"),
+    ],
+)
+def test_a_reference_that_is_not_there_is_refused(whole, reference, error, words):
+    for call in (whole.lost, lambda of: whole.ablated([1], reference=of)):
+        with pytest.raises(error, match=words):
+            call(reference)
+
+
+def test_kinds_layers_and_heads_are_checked(whole):
+    with pytest.raises(ArgumentError, match=r"no kind 'mlp' .*: embedding, head, .*, MLP, rest"):
+        whole.numbers("mlp")
+    for layer in (3, -1):
+        with pytest.raises(SelectionError, match=f"no layer {layer}: the model's are 0 to 2"):
+            whole.numbers("head", layers=[0, layer])
+    with pytest.raises(ArgumentError, match="layers are"):
+        whole.numbers("head", layers="12")
+    assert whole.numbers("head", layers=1).tolist() == whole.numbers("head", layers=[1]).tolist()
+    for pairs in ([(1, 1, 1)], (2, 4), ["L2"], ["L2H4"], [(0, 1.5)], [(True, 0)], 3, [(0, None)]):
+        with pytest.raises(ArgumentError, match=r"of heads|heads are pairs of layer and head"):
+            whole.heads(pairs)
+
+
+def test_a_path_stands_for_its_store(store, whole):
+    for path in (str(store.path), Path(store.path)):
+        same_effects(effects(path, D), whole)
+    with pytest.raises(StoreError, match="nowhere"):
+        effects("nowhere", D)
+    with pytest.raises(ArgumentError, match="a store is what"):
+        effects(None, D)
+
+
+def test_directions_are_finite(store):
+    for bad in (np.nan, np.inf, 1e300):
+        with pytest.raises(ArgumentError, match="directions are finite numbers"):
+            effects(store, np.where(np.arange(11) == 3, bad, np.ones((2, 11))))
+    with pytest.raises(ArgumentError, match="directions are real numbers"):
+        effects(store, ["a dog"])
+
+
+def test_examples_are_whole_numbers_or_a_mask_of_all(store, whole):
+    mask = np.array([True, False, True, False, False, True])
+    got = effects(store, D, examples=mask)
+    assert got.images.example.tolist() == [0, 2, 5]
+    close(got.total, whole.total[mask], 1e-6)
+    assert got.images.named([False, True, True]).example.tolist() == [2, 5]
+    with pytest.raises(ArgumentError, match=r"a mask of examples is as long as .* 6, not 2"):
+        effects(store, D, examples=[True, False])
+    with pytest.raises(ArgumentError, match="examples are a list of whole numbers"):
+        effects(store, D, examples=[1.7])
+    with pytest.raises(SelectionError, match=r"example 3 is not among .* searched, which are 3"):
+        got.images.named([0, 3])
+
+
+def test_shares_beyond_the_memory_are_refused(store):
+    needed = 6 * 3 * (4 * 22 + 12)
+    effects(store, D, memory=needed)
+    with pytest.raises(ArgumentError, match=r"6 images, 22 comp.* 3 dir.* take 1.8e-06 GB.*examp"):
+        effects(store, D, memory=needed - 1)
+    effects(store, D, examples=[0], memory=needed - 1)
+    with pytest.raises(InputError, match="memory 'much'"):
+        effects(store, D, memory="much")

@@ -63,13 +63,35 @@ def test_neighbours_are_those_of_a_full_comparison(store, vectors, k):
     assert got.value.dtype == np.float32
 
 
-def test_a_repeat_is_the_nearest_and_an_image_is_not_found_for_itself(store):
+def test_neither_an_image_nor_its_repeats_are_found_for_it(store, vectors):
     got = similar_images(store, PAIR, [1, N - 1], k=3)
-    assert got.example[:, 0].tolist() == [N - 1, 1]
-    np.testing.assert_allclose(got.value[:, 0], 1, atol=1e-6)
-    np.testing.assert_array_equal(got.example[0, 1:], got.example[1, 1:])
-    # With room for one alone, a twin that sorts first must not push the query out.
-    assert similar_images(store, PAIR, [N - 1], k=1).example.tolist() == [[1]]
+    scores = cosines(vectors)[1]
+    order = [at for at in np.argsort(-scores) if at not in (1, N - 1)]
+    assert got.example.tolist() == [order[:3]] * 2
+    np.testing.assert_allclose(got.value, [scores[order[:3]]] * 2, rtol=0, atol=1e-5)
+    # Where as many are asked for as there are others, the repeat's place stays empty.
+    every = similar_images(store, PAIR, [1], k=100)
+    assert every.example.tolist() == [[*order, -1]]
+    assert np.isnan(every.value[0, -1])
+    assert not np.isnan(every.value[0, :-1]).any()
+
+
+def test_repeats_of_another_image_are_found(store):
+    found = similar_images(store, PAIR, 0, k=N).example[0].tolist()
+    assert found.index(N - 1) == found.index(1) + 1
+    # Repeated numbers among those that are searched are repeats too.
+    assert similar_images(store, PAIR, 3, k=2, examples=[3, 3, 8]).example.tolist() == [[8, -1]]
+
+
+def test_one_query_is_a_list_of_it_and_a_mask_selects(store):
+    want = similar_images(store, PAIR, [0], k=3)
+    for got in (
+        similar_images(store, PAIR, 0, k=3),
+        similar_images(store, PAIR, np.arange(N) == 0, k=3),
+        similar_images(str(store.path), PAIR, [0], k=3),
+    ):
+        np.testing.assert_array_equal(got.example, want.example)
+    assert head_vectors(store, PAIR, examples=[]).shape == (0, D_EMBED)
 
 
 def test_only_what_is_searched_is_found(store, vectors):
@@ -117,10 +139,30 @@ def test_what_cannot_be_ranked_is_refused(store):
             head_vectors(store, [(0, head)])
     with pytest.raises(SiteError, match="3 is out of range for axis `layer`"):
         head_vectors(store, [(3, 0)])
-    with pytest.raises(SelectionError, match=f"example {N} is not in"):
+    with pytest.raises(SelectionError, match=f"example {N} is not among .* are {N}"):
         similar_images(store, PAIR, [N])
     for given in (direction[:4], direction[None]):
         with pytest.raises(ArgumentError, match=r"a direction is \[11\], not \["):
             top_images(store, 0, 1, given)
     with pytest.raises(ArgumentError, match="by is share or deviation, not 'size'"):
         top_images(store, 0, 1, direction, by="size")
+
+
+def test_numbers_that_mean_nothing_are_refused(store):
+    direction = towers.directions(1)[0]
+    for k in (0, -1):
+        with pytest.raises(ArgumentError, match=f"k is 1 at least, not {k}"):
+            similar_images(store, PAIR, [0], k=k)
+        with pytest.raises(ArgumentError, match=f"k is 1 at least, not {k}"):
+            top_images(store, 0, 1, direction, k=k)
+    with pytest.raises(ArgumentError, match=r"k is a whole number, not 1.5"):
+        similar_images(store, PAIR, [0], k=1.5)
+    for heads in ([(1, 1, 1)], (2, 4), ["L2"]):
+        with pytest.raises(ArgumentError, match=r"heads are pairs .* such as \[\(10, 3\)\], not"):
+            similar_images(store, heads, [0])
+    with pytest.raises(ArgumentError, match="a mask of examples"):
+        similar_images(store, PAIR, [True, False])
+    with pytest.raises(ArgumentError, match="examples are a list of whole numbers"):
+        similar_images(store, PAIR, [0.5])
+    with pytest.raises(ArgumentError, match="a direction are finite"):
+        top_images(store, 0, 1, direction * np.nan)

@@ -25,7 +25,7 @@ from residuum.clip import (
 )
 from residuum.clip.effects import COMPONENTS, Effects
 from residuum.clip.images import Images
-from residuum.errors import ArgumentError
+from residuum.errors import ArgumentError, SelectionError
 from residuum.prompts.scenes import repair, write
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "clip"
@@ -174,6 +174,104 @@ def test_scores_are_variances_along_the_cue_less_those_along_the_classes(shares)
     got = spurious_scores(shares, some, 1)
     along = shares.shares[:, some].astype(np.float64)
     np.testing.assert_allclose(got, along[..., 0].var(0) - along[..., 1:].var(0).sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("label", "cue", "words"),
+    [
+        ([0.5, 1], None, "labels are a list of whole numbers"),
+        (["a", "b"], None, "labels are a list of whole numbers"),
+        ([0, -1], None, "labels are numbers of classes from 0, not -1"),
+        ([], None, "the list of labels is empty"),
+        ([0, 1], ["a"], r"axis `image` is 2 in label but \[1\] in cue"),
+        ([0, 1], [["a"], ["b"]], r"axis `image` is 2 in label but \[2, 1\] in cue"),
+    ],
+)
+def test_labels_and_cues_that_do_not_fit_are_refused(label, cue, words):
+    with pytest.raises(ArgumentError, match=words):
+        Groups.of(label, cue)
+
+
+def test_groups_of_other_images_are_refused(shares, groups):
+    for n in (N_IMAGE - 1, 1):
+        with pytest.raises(ArgumentError, match=f"axis `image` is {n} in logits but 32 in groups"):
+            groups.accuracy(np.zeros((n, 3)))
+    with pytest.raises(ArgumentError, match=r"logits are \[image, class\], not \[32\]"):
+        groups.accuracy(np.zeros(N_IMAGE))
+    with pytest.raises(ArgumentError, match="label 2 is no class: logits have 2"):
+        groups.accuracy(np.zeros((N_IMAGE, 2)))
+    for search in (greedy, exhaustive):
+        with pytest.raises(ArgumentError, match="axis `image` is 32 in logits but 16 in groups"):
+            search(shares, groups.taken(HALF), AMONG, 1)
+    cued = Groups.of([0, 0, 1], ["a", "b", "a"])
+    with pytest.raises(ArgumentError, match=r"group 1 \(0, 'b'\) has no image"):
+        cued.taken(np.array([0, 2])).accuracy(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("search", [greedy, exhaustive])
+def test_only_components_that_are_there_are_tried(shares, groups, search):
+    for number in (7, -1):
+        with pytest.raises(SelectionError, match=f"component {number} is not there: there are 7"):
+            search(shares, groups, [0, number], 1)
+    with pytest.raises(ArgumentError, match="components are a list of whole numbers"):
+        search(shares, groups, ["L0H1"], 1)
+    with pytest.raises(ArgumentError, match=r"n is a whole number, not 1.5"):
+        search(shares, groups, AMONG, 1.5)
+    with pytest.raises(SelectionError, match="image 32 is not there"):
+        search(shares, groups, AMONG, 1, reference=[32])
+
+
+def test_equal_means_are_ties_in_whatever_order_they_are_summed(store):
+    # Of ten images of each group so many are told right without component 0, and without 1.
+    right = ([3, 4, 2, 1], [1, 2, 3, 4])
+    means = [np.divide([counts], 10).mean(axis=1)[0] for counts in right]
+    assert means[0] < means[1] == 0.25, "sums of floats that should be equal"
+    group = np.repeat(np.arange(4), 10)
+    lost = np.zeros((40, 2, 2), np.float32)
+    for component, counts in enumerate(right):
+        wrong = np.arange(40) % 10 >= np.take(counts, group)
+        lost[wrong, component, 0] = 4
+    made = Effects(
+        Images.of(store).taken(np.zeros(40, np.int64)),
+        pa.Table.from_pylist([], COMPONENTS),
+        lost - lost.mean(axis=0),
+        np.zeros((40, 2)),
+        np.tile(np.float32([0.5, 0]), (40, 1)),
+    )
+    groups = Groups(np.zeros(40, np.int64), group)
+    found = made.lost()
+    for number, counts in enumerate(right):
+        assert ((made.total - found[:, number]).argmax(1) == 0).sum() == sum(counts)
+    assert exhaustive(made, groups, [0, 1], 1).components == (0,)
+    assert greedy(made, groups, [0, 1], 1)[0].components == (0,)
+
+
+def test_cues_that_do_not_differ_are_refused():
+    rng = np.random.default_rng(3)
+    classes, cues = rng.normal(size=(2, 9)), rng.normal(size=(2, 9))
+    with pytest.raises(ArgumentError, match="the cues do not differ"):
+        cue_directions(classes, cues[[0, 0]])
+    for same in (classes[[0, 0]], cues, cues[::-1] + 5 * (cues[0] - cues[1])):
+        with pytest.raises(ArgumentError, match="do not differ in anything but the cue"):
+            cue_directions(same, cues)
+    for one in (cues[:1], cues[0]):
+        with pytest.raises(ArgumentError, match="cues are two texts at least, not 1") as caught:
+            cue_directions(classes, one)
+        assert "[" not in str(caught.value)
+    with pytest.raises(ArgumentError, match="classes are two texts at least"):
+        cue_directions(classes[:1], cues)
+    with pytest.raises(ArgumentError, match="axis `d_embed` is 8 in classes but 9 in cues"):
+        cue_directions(classes[:, :8], cues)
+    with pytest.raises(ArgumentError, match="vectors of cues are finite"):
+        cue_directions(classes, cues * np.nan)
+
+
+def test_scores_are_of_components_and_cues_that_are_there(shares):
+    with pytest.raises(SelectionError, match="component 7"):
+        spurious_scores(shares, [7], 1)
+    for n_cue in (0, 4):
+        with pytest.raises(ArgumentError, match=f"n_cue is 1 to 3, .* not {n_cue}"):
+            spurious_scores(shares, [1], n_cue)
 
 
 N_EACH = 2000

@@ -18,12 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from residuum import kernels
-from residuum.clip.images import Images
-from residuum.clip.stored import Stored
+from residuum.clip.images import Images, places
+from residuum.clip.stored import Stored, head_pairs
 from residuum.errors import ArgumentError, SelectionError
+from residuum.quantities import parse_memory
+from residuum.replay.numbers import real, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -45,6 +48,7 @@ COMPONENTS = pa.schema(
         ("head", pa.int32()),
     ]
 )
+KINDS = ("embedding", "head", "attention bias", "MLP", "rest")
 BLOCK = 128 << 20
 """Bytes of images that are read at once."""
 
@@ -69,8 +73,16 @@ class Effects:
     total: Floats
 
     def numbers(self, kind: str, *, layers: Iterable[int] | None = None) -> Numbers:
-        """The components of a kind, all or those of some layers."""
-        wanted = None if layers is None else set(layers)
+        """The components of a kind, all or those of some layers; none where none were captured.
+
+        Raises:
+            ArgumentError: there is no such kind, or layers that are no whole numbers.
+            SelectionError: a layer that the model does not have.
+        """
+        if kind not in KINDS:
+            message = f"there is no kind {kind!r} of components; there are: {', '.join(KINDS)}"
+            raise ArgumentError(message)
+        wanted = None if layers is None else self._layers(layers)
         rows = self.components.to_pylist()
         found = [
             number
@@ -79,10 +91,20 @@ class Effects:
         ]
         return np.array(found, np.int64)
 
+    def _layers(self, layers: Any) -> set[int]:  # noqa: ANN401 - what a user hands over
+        wanted = whole("layers", list(layers) if np.iterable(layers) else layers)
+        n_layer = int(self.images.store.model["n_layer"])
+        outside = wanted[(wanted < 0) | (wanted >= n_layer)]
+        if len(outside):
+            message = f"there is no layer {outside[0]}: the model's are 0 to {n_layer - 1}"
+            raise SelectionError(message)
+        return set(wanted.tolist())
+
     def heads(self, pairs: Iterable[Sequence[int]]) -> Numbers:
         """The components of heads, each a pair of layer and head.
 
         Raises:
+            ArgumentError: something else than pairs of whole numbers.
             SelectionError: a head that is not there.
         """
         place = {
@@ -90,22 +112,23 @@ class Effects:
             for number, row in enumerate(self.components.to_pylist())
             if row["kind"] == "head"
         }
-        wanted = [(int(layer), int(head)) for layer, head in pairs]
+        wanted = head_pairs(pairs)
         missing = [pair for pair in wanted if pair not in place]
         if missing:
             message = f"head L{missing[0][0]}H{missing[0][1]} is not among those that were captured"
             raise SelectionError(message)
         return np.array([place[pair] for pair in wanted], np.int64)
 
-    def taken(self, places: Numbers) -> Effects:
-        """Those of some images."""
-        return Effects(
-            self.images.taken(places),
-            self.components,
-            self.shares[places],
-            self.constant[places],
-            self.total[places],
-        )
+    def taken(self, images: ArrayLike) -> Effects:
+        """Those of some images, by their places or a mask.
+
+        Raises:
+            ArgumentError: neither whole numbers nor a mask of all.
+            SelectionError: an image that is not there.
+        """
+        at = places("image", images, len(self.shares))
+        of = (self.shares[at], self.constant[at], self.total[at])
+        return Effects(self.images.taken(at), self.components, *of)
 
     def ablated(
         self, components: ArrayLike, *, reference: ArrayLike | None = None
@@ -113,54 +136,95 @@ class Effects:
         """Products with the directions where components are replaced by their means.
 
         Args:
-            components: numbers of components; none leaves all as they were.
-            reference: places of the images over which means are taken; all by default.
+            components: their numbers, such as `heads` gives, or a mask; none leaves all as it is.
+            reference: places, or a mask, of the images over which means are taken; all by default.
 
         Returns:
             float64 `[image, direction]`.
+
+        Raises:
+            ArgumentError: components or a reference that are neither whole numbers nor a mask, or
+                no image of reference.
+            SelectionError: a component or an image that is not there.
         """
-        chosen = np.unique(np.asarray(components, np.int64))
-        lost = self.lost(reference)[:, chosen].sum(axis=1, dtype=np.float64)
+        chosen = np.unique(self._chosen(components))
+        lost = self.lost(reference, components=chosen).sum(axis=1, dtype=np.float64)
         return np.asarray(self.total - lost)
 
-    def lost(self, reference: ArrayLike | None = None) -> Floats:
-        """What each component's ablation takes away, `[image, component, direction]`."""
-        some = self.shares if reference is None else self.shares[np.asarray(reference)]
-        return np.asarray(self.shares - some.mean(axis=0, dtype=np.float64).astype(np.float32))
+    def lost(
+        self, reference: ArrayLike | None = None, *, components: ArrayLike | None = None
+    ) -> Floats:
+        """What each component's ablation takes away, `[image, component, direction]`.
+
+        Args:
+            reference: as for `ablated`.
+            components: numbers, or a mask, of those that are wanted; all by default.
+
+        Raises:
+            ArgumentError: as for `ablated`.
+            SelectionError: a component or an image that is not there.
+        """
+        shares = self.shares
+        if components is not None:
+            shares = shares.take(self._chosen(components), axis=1)
+        n = len(shares)
+        at = np.arange(n) if reference is None else places("image", reference, n)
+        if not len(at):
+            message = "means are taken over one image at least: the reference is empty"
+            raise ArgumentError(message)
+        some = shares if reference is None else shares[at]
+        return np.asarray(shares - some.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+    def _chosen(self, components: ArrayLike) -> Numbers:
+        names = [one for one in np.ravel(np.asarray(components, object)) if isinstance(one, str)]
+        if names:
+            message = (
+                f"components are numbers, not names such as {names[0]!r}: numbers() gives those "
+                "of a kind, heads() those of heads"
+            )
+            raise ArgumentError(message)
+        return places("component", components, self.shares.shape[1])
 
 
 def effects(
-    store: Store,
+    store: Store | str | Path,
     directions: ArrayLike,
     *,
     examples: ArrayLike | None = None,
     convention: Convention = "folded",
     unit: bool = False,
+    memory: int | str = "4GB",
 ) -> Effects:
     """Read what every captured component adds along directions.
 
     Args:
-        store: a CLIP vision tower's, with `z` and `resid_final` of class tokens; with `mlp_out` and
-            `embed` of all layers their shares are told apart, without them they are one `rest`.
+        store: a CLIP vision tower's, or its path, with `z` and `resid_final` of class tokens; with
+            `mlp_out` and `embed` of all layers their shares are told apart, without them they are
+            one `rest`.
         directions: `[direction, d_embed]`, such as unit vectors of texts.
-        examples: numbers of the examples; all by default.
+        examples: numbers of the examples, or a mask of all; all by default.
         convention: `folded` centres every component and keeps biases apart; `even_split` divides
             biases and the mean evenly among heads and MLPs, as the paper's code does.
         unit: divide by the length of each image's vector, as the paper's code does.
+        memory: what shares may take; more are refused.
 
     Raises:
         StoreError: no CLIP vision tower, or its class tokens were not stored.
         SiteError: a site that is needed was not captured.
-        ArgumentError: directions of another width, or another convention.
+        ArgumentError: directions of another width or that are not finite, another convention,
+            examples that are neither whole numbers nor a mask, or shares beyond `memory`.
+        SelectionError: an example that is not there.
+        InputError: memory that is no size.
     """
-    given = np.asarray(directions, np.float32)
+    given = finite("directions", directions)
     if convention not in get_args(Convention):
         message = f"convention is folded or even_split, not {convention!r}"
         raise ArgumentError(message)
     stored = Stored(store)
     terms = _Terms(stored, given, even=convention == "even_split")
-    images = Images.of(store, examples)
+    images = Images.of(stored.store, examples)
     n_direction = len(given)
+    _check_size(len(images), len(terms.parts), n_direction, memory)
     shares = np.empty((len(images), len(terms.parts), n_direction), np.float32)
     constant = np.empty((len(images), n_direction))
     total = np.empty((len(images), n_direction), np.float32)
@@ -174,6 +238,37 @@ def effects(
             constant[place] /= length[:, None]
             total[place] /= length[:, None]
     return Effects(images, terms.table(), shares, constant, total)
+
+
+def finite(what: str, values: ArrayLike) -> Floats:
+    """Real numbers as float32.
+
+    Raises:
+        ArgumentError: something else, or numbers that are not finite in float32.
+    """
+    with np.errstate(over="ignore"):
+        given = np.asarray(real(what, values), np.float32)
+    if not np.isfinite(given).all():
+        message = f"{what} are finite numbers of float32: there is a NaN or an infinity among them"
+        raise ArgumentError(message)
+    return given
+
+
+def _check_size(n_image: int, n_component: int, n_direction: int, memory: int | str) -> None:
+    """Refuse shares that do not fit.
+
+    Raises:
+        ArgumentError: says how much they take.
+        InputError: memory that is no size.
+    """
+    needed = n_image * n_direction * (4 * n_component + 12)  # and a constant and a total
+    if needed > parse_memory(memory, least=1):
+        message = (
+            f"shares of {n_image} images, {n_component} components and {n_direction} directions "
+            f"take {needed / 1e9:.3g} GB, more than memory={memory!r}: ask for fewer examples= or "
+            "directions, or give more memory="
+        )
+        raise ArgumentError(message)
 
 
 class _Terms:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.dataset as ds
 
-from residuum.errors import SelectionError, SiteError, StoreError
+from residuum.errors import ArgumentError, SelectionError, SiteError, StoreError
+from residuum.replay.numbers import whole
+from residuum.store import Store
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from residuum.store import SiteArray, Store
+    from residuum.store import SiteArray
 
     Numbers = NDArray[np.int64]
 
@@ -44,13 +47,15 @@ class Images:
         return len(self.example)
 
     @classmethod
-    def of(cls, store: Store, examples: ArrayLike | None = None) -> Images:
-        """All images, or the examples with these numbers.
+    def of(cls, store: Store | str | Path, examples: ArrayLike | None = None) -> Images:
+        """All images, or the examples with these numbers, or those that a mask of all selects.
 
         Raises:
             StoreError: the store is not of a CLIP vision tower, or lacks class tokens.
+            ArgumentError: examples that are neither whole numbers nor a mask of all.
             SelectionError: an example that is not there.
         """
+        store = opened(store)
         check_vision(store)
         names = ["example", "first_row", "example_row", "n_token"]
         table = store.examples.to_table(columns=names).sort_by("example")
@@ -62,18 +67,24 @@ class Images:
         return every if examples is None else every.named(examples)
 
     def named(self, examples: ArrayLike) -> Images:
-        """Those with these numbers, in this order.
+        """Those with these numbers, in this order; or those that a mask of these images selects.
 
         Raises:
+            ArgumentError: neither whole numbers nor a mask of as many as there are images.
             SelectionError: one that is not there.
         """
-        numbers = np.asarray(examples, np.int64)
+        given = numbers_or_mask("examples", examples, len(self))
+        if given.dtype == bool:
+            return self.taken(np.flatnonzero(given))
         place = {number: at for at, number in enumerate(self.example.tolist())}
-        missing = [number for number in numbers.tolist() if number not in place]
+        missing = [number for number in given.tolist() if number not in place]
         if missing:
-            message = f"example {missing[0]} is not in {self.store.path}, which has {len(self)}"
+            message = (
+                f"example {missing[0]} is not among those of {self.store.path} that are searched, "
+                f"which are {len(self)}"
+            )
             raise SelectionError(message)
-        return self.taken(np.array([place[number] for number in numbers.tolist()], np.int64))
+        return self.taken(np.array([place[number] for number in given.tolist()], np.int64))
 
     def taken(self, places: slice | Numbers) -> Images:
         """Those at some places."""
@@ -138,6 +149,58 @@ class Images:
         rows = (self.row[:, None] + np.arange(self.n_token)).ravel()
         values = site.read(rows=rows, layers=layer, dtype=np.float32)
         return np.asarray(values.reshape(len(self), self.n_token, *site.shape[2:]))
+
+
+def opened(store: object) -> Store:
+    """A store, or the one at a path.
+
+    Raises:
+        ArgumentError: neither.
+        StoreError: there is none.
+    """
+    if isinstance(store, Store):
+        return store
+    if isinstance(store, str | Path):
+        return Store(store)
+    message = f"a store is what residuum.open returns, or a path, not {store!r}"
+    raise ArgumentError(message)
+
+
+def numbers_or_mask(what: str, given: ArrayLike, n: int) -> Numbers | NDArray[np.bool_]:
+    """Whole numbers, none or one alone among them, or a mask of `n`, which stays one.
+
+    Raises:
+        ArgumentError: neither.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:  # of lists of different lengths, which `whole` refuses
+        return whole(what, given)
+    if array.ndim != 1 or (len(array) and array.dtype != bool):
+        return whole(what, given)
+    if not len(array):
+        return np.zeros(0, np.int64)
+    if len(array) != n:
+        message = f"a mask of {what} is as long as there are {what}, {n}, not {len(array)}"
+        raise ArgumentError(message)
+    return np.asarray(array, bool)
+
+
+def places(what: str, given: ArrayLike, n: int) -> Numbers:
+    """Places below `n`, or those that a mask of `n` selects; none at all is allowed.
+
+    Raises:
+        ArgumentError: neither whole numbers nor a mask of as many.
+        SelectionError: a place that is not there.
+    """
+    found = numbers_or_mask(f"{what}s", given, n)
+    if found.dtype == bool:
+        return np.flatnonzero(found)
+    outside = found[(found < 0) | (found >= n)]
+    if len(outside):
+        message = f"{what} {outside[0]} is not there: there are {n}, numbered from 0"
+        raise SelectionError(message)
+    return np.asarray(found, np.int64)
 
 
 def check_vision(store: Store) -> None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from residuum import kernels
-from residuum.clip.effects import BLOCK
+from residuum.clip.effects import BLOCK, finite
 from residuum.clip.images import Images
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError
+from residuum.replay.numbers import single
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -37,7 +39,7 @@ class Ranked:
 
 
 def head_vectors(
-    store: Store,
+    store: Store | str | Path,
     heads: Iterable[Sequence[int]],
     *,
     examples: ArrayLike | None = None,
@@ -46,17 +48,18 @@ def head_vectors(
     """What some heads add to each image's vector, summed, `[image, d_embed]`.
 
     Args:
-        store: with `z` and `resid_final` of class tokens.
+        store: with `z` and `resid_final` of class tokens, or its path.
         heads: pairs of layer and head; several pool what they say.
-        examples: numbers of the examples; all by default.
+        examples: numbers of the examples, or a mask of all; all by default.
         centred: take the mean over these images out, which every image shares.
 
     Raises:
-        ArgumentError: no head.
-        SelectionError: a head that no layer has.
+        ArgumentError: no head, or what is no pair of whole numbers; examples likewise.
+        SelectionError: a head that no layer has, or an example that is not there.
         SiteError: a layer that was not captured.
     """
-    stored, images = Stored(store), Images.of(store, examples)
+    stored = Stored(store)
+    images = Images.of(stored.store, examples)
     pairs = stored.pairs(heads)
     if not pairs:
         message = "name one head at least, as a pair of layer and head"
@@ -75,11 +78,13 @@ def head_vectors(
             z = stored.z(some, layer, of).reshape(len(some), -1)
             out[place] += kernels.matmul(z, through[layer].reshape(z.shape[1], -1))
         out[place] /= divisor[:, None]
-    return out - out.mean(axis=0, dtype=np.float64).astype(np.float32) if centred else out
+    if not centred or not len(images):
+        return out
+    return np.asarray(out - out.mean(axis=0, dtype=np.float64).astype(np.float32))
 
 
 def similar_images(
-    store: Store,
+    store: Store | str | Path,
     heads: Iterable[Sequence[int]],
     queries: ArrayLike,
     *,
@@ -91,27 +96,37 @@ def similar_images(
     Args:
         store: as for `head_vectors`.
         heads: those of the property, such as all that say colours.
-        queries: numbers of examples among those that are searched; an image is not found for
-            itself, and one on the mean, which has no direction, neither finds nor is found.
+        queries: numbers of examples among those that are searched, one alone, or a mask of them;
+            neither an image nor its repeats are found for it, and one on the mean, which has no
+            direction, neither finds nor is found.
         k: how many for each.
-        examples: numbers of those that are searched; all by default.
+        examples: numbers of those that are searched, or a mask of all; all by default.
+
+    Raises:
+        ArgumentError: k below 1, or numbers that are not whole.
+        SelectionError: a head or an example that is not there.
+        SiteError: a layer that was not captured.
     """
+    _check_k(k)
     images = Images.of(store, examples)
-    vectors = head_vectors(store, heads, examples=examples)
+    vectors = head_vectors(images.store, heads, examples=images.example)
     asked = images.named(queries)
     place = {number: at for at, number in enumerate(images.example.tolist())}
     at = np.array([place[number] for number in asked.example.tolist()], np.int64)
-    found = kernels.knn(vectors, vectors[at], min(k + 1, len(images)), metric="cosine")
-    own = found.rows == at[:, None]
-    own[~own.any(axis=1), -1] = True  # a twin stood in its place: leave out the last
-    keep = ~own
-    shape = (len(at), found.rows.shape[1] - 1)
-    rows, scores = found.rows[keep].reshape(shape), found.scores[keep].reshape(shape)
-    return Ranked(np.where(rows < 0, -1, images.example[rows]), scores)
+    alike = np.bincount(np.unique(images.row, return_inverse=True)[1]).max(initial=0)
+    n = min(k + int(alike), len(images))
+    found = kernels.knn(vectors, vectors[at], n, metric="cosine")
+    other = (found.rows >= 0) & (images.row[found.rows] != asked.row[:, None])
+    first = np.argsort(~other, axis=1, kind="stable")[:, : min(k, max(len(images) - 1, 0))]
+    there = np.take_along_axis(other, first, axis=1)
+    rows = np.take_along_axis(found.rows, first, axis=1)
+    scores = np.take_along_axis(found.scores, first, axis=1)
+    example = np.where(there, images.example[rows], -1)
+    return Ranked(example, np.where(there, scores, np.float32(np.nan)))
 
 
 def top_images(
-    store: Store,
+    store: Store | str | Path,
     layer: int,
     head: int,
     direction: ArrayLike,
@@ -128,15 +143,33 @@ def top_images(
         direction: `[d_embed]`.
         k: how many.
         by: the share itself, or how far it is from the mean over images, either way.
+
+    Raises:
+        ArgumentError: k below 1, another `by`, or a direction of another width or not finite.
+        SelectionError: a head that the layer does not have.
+        SiteError: a layer that was not captured.
     """
+    _check_k(k)
     if by not in ("share", "deviation"):
         message = f"by is share or deviation, not {by!r}"
         raise ArgumentError(message)
-    shares = head_vectors(store, [(layer, head)], centred=by == "deviation")
-    given = np.asarray(direction, np.float32)
+    images = Images.of(store)
+    shares = head_vectors(images.store, [(layer, head)], centred=by == "deviation")
+    given = finite("numbers of a direction", direction)
     if given.shape != shares.shape[1:]:
         message = f"a direction is [{shares.shape[1]}], not {list(given.shape)}"
         raise ArgumentError(message)
     along = shares @ given
     order = np.argsort(-np.abs(along) if by == "deviation" else -along, kind="stable")[:k]
-    return Ranked(Images.of(store).example[order][None], along[order][None])
+    return Ranked(images.example[order][None], along[order][None])
+
+
+def _check_k(k: int) -> None:
+    """Refuse to look for no image.
+
+    Raises:
+        ArgumentError: k is no whole number, or below 1.
+    """
+    if single("k", k) < 1:
+        message = f"k is 1 at least, not {k}"
+        raise ArgumentError(message)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from residuum import kernels
+from residuum.clip.effects import finite
+from residuum.clip.images import places
 from residuum.errors import ArgumentError
+from residuum.replay.numbers import real, single, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 MOST_SETS = 5_000_000
 AT_ONCE = 1 << 16
 """Sets whose counts are made at once."""
+ALIKE = 1e-6
+"""Differences of texts that are shorter, beside the texts, are rounding."""
+DIGITS = 12
+"""Of accuracies that are compared: means of equal ones differ in the last bits by their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +57,17 @@ class Groups:
         """Groups of equal label and, where given, equal cue, in the order of both.
 
         Args:
-            label: whole numbers `[image]`.
+            label: whole numbers from 0 `[image]`, or for two classes truth values.
             cue: `[image]`, what should not matter, such as names of backgrounds.
+
+        Raises:
+            ArgumentError: labels that are something else, none at all, or not as many as cues.
         """
-        labels = np.asarray(label, np.int64)
+        labels = _labels(label)
         cues = np.full(len(labels), "") if cue is None else np.asarray(cue).astype(str)
+        if cues.shape != labels.shape:
+            message = f"axis `image` is {len(labels)} in label but {list(cues.shape)} in cue"
+            raise ArgumentError(message)
         pairs = list(zip(labels.tolist(), cues.tolist(), strict=True))
         order = sorted(set(pairs))
         place = {pair: number for number, pair in enumerate(order)}
@@ -68,9 +81,36 @@ class Groups:
         return np.bincount(self.group, minlength=len(self.names))
 
     def accuracy(self, logits: ArrayLike) -> Wide:
-        """Of each group, `[group]`, for logits `[image, class]`."""
-        right = np.argmax(np.asarray(logits), axis=1) == self.label
+        """Of each group, `[group]`, for logits `[image, class]`.
+
+        Raises:
+            ArgumentError: logits of other images or of fewer classes, or a group without images.
+        """
+        given = real("logits", logits)
+        if given.ndim != 2:
+            message = f"logits are [image, class], not {list(given.shape)}"
+            raise ArgumentError(message)
+        self.check(*given.shape)
+        right = np.argmax(given, axis=1) == self.label
         return np.bincount(self.group, right, len(self.sizes)) / self.sizes
+
+    def check(self, n_image: int, n_class: int) -> None:
+        """Refuse logits `[image, class]` of other lengths.
+
+        Raises:
+            ArgumentError: the lengths differ, a label is no class, or a group has no image.
+        """
+        message = None
+        if n_image != len(self.label):
+            message = f"axis `image` is {n_image} in logits but {len(self.label)} in groups"
+        elif self.label.max(initial=-1) >= n_class:
+            message = f"label {self.label.max()} is no class: logits have {n_class}, from 0"
+        elif not self.sizes.all():
+            empty = int(self.sizes.argmin())
+            named = f" {self.names[empty]}" if self.names else ""
+            message = f"group {empty}{named} has no image, so that it has no accuracy"
+        if message is not None:
+            raise ArgumentError(message)
 
     def taken(self, places: Numbers) -> Groups:
         """Those of some images; all groups must be among them."""
@@ -104,11 +144,19 @@ def greedy(
 
     Ties go to the better mean over groups, then to the first. Returns the set after every step.
 
+    Args:
+        effects: along the classes.
+        groups: of the same images.
+        among: numbers of the components that may be ablated.
+        n: steps.
+        reference: places, or a mask, of the images over which means are taken; all by default.
+
     Raises:
-        ArgumentError: fewer components than steps.
+        ArgumentError: fewer components than steps, groups of other images, or what is no number.
+        SelectionError: a component or an image that is not there.
     """
     judge = _Judge(effects, groups, list(among), reference)
-    if not 1 <= n <= len(judge.among):
+    if not 1 <= single("n", n) <= len(judge.among):
         message = f"{n} steps among {len(judge.among)} components: give 1 to as many as there are"
         raise ArgumentError(message)
     chosen: list[int] = []
@@ -128,13 +176,14 @@ def exhaustive(
     *,
     reference: ArrayLike | None = None,
 ) -> Found:
-    """Try every set of `n` of some components.
+    """Try every set of `n` of some components; arguments and ties are those of `greedy`.
 
     Raises:
-        ArgumentError: more sets than can be tried in reasonable time.
+        ArgumentError: more sets than can be tried in reasonable time, or as for `greedy`.
+        SelectionError: a component or an image that is not there.
     """
     judge = _Judge(effects, groups, list(among), reference)
-    count = math.comb(len(judge.among), n) if n > 0 else 0
+    count = math.comb(len(judge.among), n) if single("n", n) > 0 else 0
     if not 1 <= count <= MOST_SETS:
         message = (
             f"{count} sets of {n} among {len(judge.among)} components; give fewer components, or "
@@ -144,8 +193,18 @@ def exhaustive(
     every = itertools.combinations(range(len(judge.among)), n)
     some = iter(lambda: list(itertools.islice(every, AT_ONCE)), [])
     return max(
-        (judge.best(np.array(sets)) for sets in some), key=lambda found: (found.worst, found.mean)
+        (judge.best(np.array(sets)) for sets in some),
+        key=lambda found: (round(found.worst, DIGITS), round(found.mean, DIGITS)),
     )
+
+
+def _labels(label: ArrayLike) -> Numbers:
+    array = np.asarray(label)
+    labels = whole("labels", array.astype(np.int64) if array.dtype == bool else label)
+    if labels.min() < 0:
+        message = f"labels are numbers of classes from 0, not {labels.min()}"
+        raise ArgumentError(message)
+    return labels
 
 
 class _Judge:
@@ -154,9 +213,11 @@ class _Judge:
     def __init__(
         self, effects: Effects, groups: Groups, among: list[int], reference: ArrayLike | None
     ) -> None:
-        self.among, self.groups = list(dict.fromkeys(among)), groups
+        groups.check(*effects.total.shape)
+        chosen = places("component", among, effects.shares.shape[1])
+        self.among, self.groups = list(dict.fromkeys(chosen.tolist())), groups
         self.total = effects.total
-        lost = effects.lost(reference)[:, self.among]
+        lost = effects.lost(reference, components=self.among)
         self.lost = np.ascontiguousarray(lost.transpose(1, 0, 2))
 
     def best(self, sets: Numbers) -> Found:
@@ -166,18 +227,28 @@ class _Judge:
         )
         accuracy = counts / self.groups.sizes
         worst, mean = accuracy.min(axis=1), accuracy.mean(axis=1)
-        at = int(np.lexsort((np.arange(len(sets)), -mean, -worst))[0])
+        keys = (-mean.round(DIGITS), -worst.round(DIGITS))
+        at = int(np.lexsort((np.arange(len(sets)), *keys))[0])
         chosen = tuple(self.among[place] for place in sets[at].tolist())
         return Found(chosen, float(worst[at]), float(mean[at]))
 
 
-def spurious_scores(effects: Effects, heads: Numbers, n_cue: int) -> Wide:
+def spurious_scores(effects: Effects, heads: ArrayLike, n_cue: int) -> Wide:
     """How much each head varies along what should not matter, and not along what should, `[head]`.
 
     Variance along the first `n_cue` of the effects' directions less that along the others, which
     are those of `cue_directions`. No label of an image is used.
+
+    Raises:
+        ArgumentError: heads that are no whole numbers, or more directions of a cue than there are.
+        SelectionError: a component that is not there.
     """
-    variance = effects.shares[:, heads].astype(np.float64).var(axis=0)
+    chosen = places("component", heads, effects.shares.shape[1])
+    n_direction = effects.shares.shape[2]
+    if not 1 <= single("n_cue", n_cue) <= n_direction:
+        message = f"n_cue is 1 to {n_direction}, the number of directions, not {n_cue}"
+        raise ArgumentError(message)
+    variance = effects.shares[:, chosen].astype(np.float64).var(axis=0)
     return np.asarray(variance[:, :n_cue].sum(axis=1) - variance[:, n_cue:].sum(axis=1))
 
 
@@ -194,18 +265,43 @@ def cue_directions(classes: ArrayLike, cues: ArrayLike) -> tuple[Wide, Wide]:
         one vector each.
 
     Raises:
-        ArgumentError: one text alone, which differs from nothing.
+        ArgumentError: one text alone, which differs from nothing; cues that are alike; classes that
+            differ in nothing but the cue; vectors that are not finite or of different widths.
     """
-    u = _differences("cues", cues)
-    given = np.asarray(classes, np.float64)
-    v = _differences("classes", given - given @ u.T @ u)
+    classes, cues = _texts("classes", classes), _texts("cues", cues)
+    if classes.shape[1] != cues.shape[1]:
+        message = f"axis `d_embed` is {classes.shape[1]} in classes but {cues.shape[1]} in cues"
+        raise ArgumentError(message)
+    u = _span(cues, _length(cues))
+    if not len(u):
+        message = "the cues do not differ: give texts that say different things"
+        raise ArgumentError(message)
+    v = _span(classes - classes @ u.T @ u, _length(classes))
+    if not len(v):
+        message = "the classes do not differ in anything but the cue"
+        raise ArgumentError(message)
     return u, v
 
 
-def _differences(what: str, texts: ArrayLike) -> Wide:
-    given = np.asarray(texts, np.float64)
-    if given.ndim != 2 or len(given) < 2:
-        message = f"{what} are two texts at least, [text, d_embed], not {list(given.shape)}"
+def _texts(what: str, given: ArrayLike) -> Wide:
+    """Two texts at least, `[text, d_embed]`."""
+    texts = real(f"vectors of {what}", given).astype(np.float64)
+    finite(f"vectors of {what}", texts)
+    n_text = len(texts) if texts.ndim > 1 else texts.ndim
+    if n_text < 2:
+        message = f"{what} are two texts at least, not {n_text}: one alone differs from nothing"
         raise ArgumentError(message)
-    _, lengths, vectors = np.linalg.svd(given[1:] - given[0], full_matrices=False)
-    return np.asarray(vectors[lengths > 1e-6 * max(lengths.max(initial=0.0), 1e-30)])
+    if texts.ndim != 2:
+        message = f"vectors of {what} are [text, d_embed], not {list(texts.shape)}"
+        raise ArgumentError(message)
+    return texts
+
+
+def _length(texts: Wide) -> float:
+    return float(np.linalg.norm(texts, axis=1).max())
+
+
+def _span(texts: Wide, scale: float) -> Wide:
+    """Unit vectors that span differences of texts, those that are no rounding of their length."""
+    _, lengths, vectors = np.linalg.svd(texts[1:] - texts[0], full_matrices=False)
+    return np.asarray(vectors[lengths > ALIKE * max(scale, lengths.max(initial=0.0))])

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from residuum.clip.images import opened
 from residuum.clip.tower import Tower
-from residuum.errors import SelectionError, SiteError
+from residuum.errors import ArgumentError, SelectionError, SiteError
+from residuum.replay.numbers import single
 from residuum.replay.readout import read_final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -25,14 +28,14 @@ if TYPE_CHECKING:
 class Stored:
     """The captured terms of the final stream, `r = e + sum of heads, biases and MLPs`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | str | Path) -> None:
         """Look at what is there.
 
         Raises:
             StoreError: no CLIP vision tower.
             SiteError: no `z`, or no final stream.
         """
-        self.store = store
+        store = self.store = opened(store)
         self.tower = Tower.of(store)
         if "z" not in store.sites:
             message = (
@@ -51,9 +54,10 @@ class Stored:
         """Pairs of layer and head in order, each once.
 
         Raises:
+            ArgumentError: something else than pairs of whole numbers.
             SelectionError: a head that no layer has.
         """
-        pairs = sorted({(int(layer), int(head)) for layer, head in heads})
+        pairs = sorted(set(head_pairs(heads)))
         for layer, head in pairs:
             if not 0 <= head < self.tower.n_head:
                 message = f"head L{layer}H{head} does not exist: layers have {self.tower.n_head}"
@@ -97,3 +101,20 @@ class Stored:
     def final(self, images: Images) -> NDArray[np.float32]:
         """What leaves the last block, `[image, d_model]`."""
         return read_final(self.store, images.row)
+
+
+def head_pairs(heads: Any) -> list[tuple[int, int]]:  # noqa: ANN401 - what a user hands over
+    """Pairs of layer and head as they are given, as whole numbers.
+
+    Raises:
+        ArgumentError: something else.
+    """
+    pairs = []
+    for number, pair in enumerate(heads if np.iterable(heads) else [heads]):
+        of = tuple(pair) if np.iterable(pair) else (pair,)
+        if len(of) != 2 or isinstance(pair, str):
+            message = f"heads are pairs of layer and head, such as [(10, 3)], not {pair!r}"
+            raise ArgumentError(message)
+        layer, head = (single(f"each number of pair {number} of heads", one) for one in of)
+        pairs.append((layer, head))
+    return pairs

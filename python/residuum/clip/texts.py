@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from residuum.errors import ArgumentError, StoreError
-from residuum.store import Store
+from residuum.clip.images import opened
+from residuum.errors import ArgumentError, InputError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from residuum.store import Store
+
     Floats = NDArray[np.float32]
 
 TEXT_COLUMNS = ("text", "caption", "prompt")
+DEFAULT_CLASS = "class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,8 @@ class Texts:
             ArgumentError: a text that is not there.
         """
         place = {text: number for number, text in enumerate(self.text)}
-        missing = [text for text in wanted if text not in place]
+        given: tuple[object, ...] = wanted  # a list in place of texts is no text either
+        missing = [text for text in given if not isinstance(text, str) or text not in place]
         if missing:
             message = f"there is no text {missing[0]!r} among the {len(self)}"
             raise ArgumentError(message)
@@ -56,29 +61,44 @@ def texts(store: Store | str | Path) -> Texts:
     """The texts of a store that a CLIP text tower was captured into, with the site `pooled`.
 
     Raises:
-        StoreError: it holds no vectors of texts.
+        StoreError: it holds no vectors of texts, or one without a direction.
     """
-    opened, column = _opened(store)
-    table = opened.examples.to_table(columns=["example_row", column])
-    vectors = opened["pooled"].read(table["example_row"].to_numpy(), dtype=np.float32)
-    return Texts(table[column].cast("string").to_pylist(), _unit(vectors))
+    held, column = _held(store)
+    table = held.examples.to_table(columns=["example_row", column])
+    vectors = held["pooled"].read(table["example_row"].to_numpy(), dtype=np.float32)
+    said = table[column].cast("string").to_pylist()
+    return Texts(said, _unit(vectors, said, held))
 
 
-def classes(store: Store | str | Path, column: str = "class") -> Texts:
+def classes(store: Store | str | Path, column: str = DEFAULT_CLASS) -> Texts:
     """One direction for each value of a column: the mean of its prompts' unit vectors, unit again.
 
     The zero-shot classifier of CLIP (Radford et al. 2021, section 3.1.4). Without the column each
     text is a class of its own. Classes come in the order of their first prompt.
+
+    Raises:
+        StoreError: it holds no vectors of texts, or one without a direction.
+        InputError: a prompt without a class, or no such column where another than the default was
+            asked for.
     """
-    opened, _ = _opened(store)
-    every = texts(opened)
-    if column not in opened.examples.schema.names:
-        return every
-    names = opened.examples.to_table(columns=[column])[column].cast("string").to_pylist()
+    held, _ = _held(store)
+    every = texts(held)
+    columns = held.examples.schema.names
+    if column not in columns:
+        if column == DEFAULT_CLASS:
+            return every
+        message = f"the texts of {held.path} have no column {column!r}; they have {columns}"
+        raise InputError(message)
+    table = held.examples.to_table(columns=["example", column])
+    names = table[column].cast("string").to_pylist()
+    if None in names:
+        example = table["example"][names.index(None)].as_py()
+        message = f"column {column!r} of {held.path} is empty at example {example}"
+        raise InputError(message)
     order = list(dict.fromkeys(names))
     of = np.array([order.index(name) for name in names])
     means = np.stack([every.vectors[of == number].mean(axis=0) for number in range(len(order))])
-    return Texts(order, _unit(means))
+    return Texts(order, _unit(means, order, held))
 
 
 @cache
@@ -93,18 +113,31 @@ def general_descriptions() -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def _opened(store: Store | str | Path) -> tuple[Store, str]:
-    opened = store if isinstance(store, Store) else Store(store)
-    names = opened.examples.schema.names
+def _held(store: Store | str | Path) -> tuple[Store, str]:
+    held = opened(store)
+    names = held.examples.schema.names
     column = next((name for name in TEXT_COLUMNS if name in names), None)
-    if "pooled" not in opened.sites or opened.model.get("family") != "clip_text" or column is None:
+    if "pooled" not in held.sites or held.model.get("family") != "clip_text" or column is None:
         message = (
-            f"{opened.path} holds no vectors of texts: capture texts with the same CLIP model, "
+            f"{held.path} holds no vectors of texts: capture texts with the same CLIP model, "
             "--site pooled."
         )
         raise StoreError(message)
-    return opened, column
+    return held, column
 
 
-def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+def _unit(vectors: Floats, said: Sequence[str], store: Store) -> Floats:
+    """Of length 1, float32.
+
+    Raises:
+        StoreError: a vector that is zero or not finite, named by what it says.
+    """
+    length = np.linalg.norm(vectors, axis=-1)
+    bad = np.flatnonzero(~np.isfinite(length) | (length == 0))
+    if len(bad):
+        message = (
+            f"the vector of {said[bad[0]]!r} in {store.path} is zero or not finite, so that it has "
+            "no direction: leave the text out, or capture it anew"
+        )
+        raise StoreError(message)
+    return np.asarray(vectors / length[:, None], np.float32)
