@@ -229,7 +229,8 @@ def test_classes_are_ensembles_of_prompts(reader, tmp_path):
     want = [each[[0, 2]].mean(axis=0), each[[1, 3]].mean(axis=0), each[4]]
     np.testing.assert_allclose(found.vectors, unit(np.stack(want)), rtol=0, atol=1e-5)
     assert classes(kept, "kind").text == ["1", "2"]
-    assert classes(kept, "none").text == SAID
+    plain = read(reader, SAID, tmp_path / "plain")
+    assert classes(plain).text == SAID, "without the column each text is a class"
 
 
 def test_texts_that_were_added_come_last(reader, tmp_path):

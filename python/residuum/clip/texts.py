@@ -87,7 +87,9 @@ def classes(store: Store | str | Path, column: str = DEFAULT_CLASS) -> Texts:
     if column not in columns:
         if column == DEFAULT_CLASS:
             return every
-        message = f"the texts of {held.path} have no column {column!r}; they have {columns}"
+        message = (
+            f"the texts of {held.path} have no column {column!r}; they have {', '.join(columns)}"
+        )
         raise InputError(message)
     table = held.examples.to_table(columns=["example", column])
     names = table[column].cast("string").to_pylist()
