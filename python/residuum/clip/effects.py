@@ -275,7 +275,7 @@ class _Terms:
     """The components that a store holds, and what each is multiplied by."""
 
     def __init__(self, stored: Stored, directions: Floats, *, even: bool) -> None:
-        self.stored, self.even = stored, even
+        self.stored, self.directions, self.even = stored, directions, even
         tower = self.tower = stored.tower
         self.along = tower.unfolded(directions) if even else tower.along(directions)
         self.whole = tower.along(directions)
@@ -294,7 +294,7 @@ class _Terms:
         divisor = self.tower.divisor(final)
         total[:] = (final @ self.whole) / divisor[:, None] + self.constant
         constant[:] = 0 if self.even else self.constant
-        even = self._even(final, divisor) if self.even else None
+        even = self.tower.even_share(self.directions, final) if self.even else None
         at = 0
         for kind, layer in _steps(self.parts):
             width = self.tower.n_head if kind == "head" else 1
@@ -322,12 +322,6 @@ class _Terms:
         if kind == "embedding":
             return (stored.embedding(images) @ self.along / divisor[:, None])[:, None]
         return np.zeros((len(images), 1, self.along.shape[1]), np.float32)
-
-    def _even(self, final: Floats, divisor: Floats) -> Array:
-        """What each layer's attention, each MLP and the embedding get of mean and shift."""
-        n = 2 * self.tower.n_layer + 1
-        mean = (final.mean(-1) / divisor)[:, None]
-        return np.asarray((self.constant - mean * self.along.sum(axis=0)) / n)
 
 
 def heads(tower: Tower, z: Array, layer: int, along: Array, divisor: Array) -> Array:

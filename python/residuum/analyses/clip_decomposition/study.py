@@ -158,7 +158,12 @@ class Study:
         of = self.params
         convention = cast("Convention", of.convention)
         return effects(
-            self.store, directions, examples=examples, convention=convention, unit=of.unit
+            self.store,
+            directions,
+            examples=examples,
+            convention=convention,
+            unit=of.unit,
+            memory=of.memory,
         )
 
     def blocks(self, directions: Floats) -> Iterator[tuple[slice, Effects]]:
