@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import tiny_models
 import residuum
 from residuum.analyses.clip_decomposition import heatmap, study
 from residuum.analyses.clip_decomposition.params import EXPERIMENTS, Params
+from residuum.cli import run_command
 from residuum.clip import effects
 from residuum.clip import texts as stored_texts
 from residuum.errors import ArgumentError, InputError, SiteError, StoreError
@@ -764,3 +766,17 @@ def test_texts_of_another_checkpoint_are_refused(tmp_path):
     pooled = residuum.capture(golden / "repair_0", pictures, tmp_path / "p", sites=["pooled"])
     with pytest.raises(duckdb.Error, match="holds clip_vision, not texts"):
         images.sql(query.replace(str(texts.path), str(pooled.path))).fetchall()
+
+
+def test_a_report_draws_the_answer_that_came_last(made, tmp_path, monkeypatch):
+    """The defaults name no texts: their answer would leave out nearly all."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets it
+    asked = run(made, "textspan", **made.given)
+    run(made, "effect")
+    wanted = run(made, "textspan", **made.given, n_text=2)
+    assert asked["textspan"].num_rows > wanted["textspan"].num_rows
+    drawn = []
+    monkeypatch.setattr("residuum.report.build", lambda _card, results: drawn.extend(results) or "")
+    command = ["report", str(made.store.path), "clip_decomposition", "-o", str(tmp_path / "a.html")]
+    assert run_command(command) == 0
+    assert [dict(one.parameters)["n_text"] for one in drawn] == [2]
