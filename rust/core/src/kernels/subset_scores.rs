@@ -98,7 +98,7 @@ impl Judged<'_> {
         for ((logits, &label), &group) in images {
             let is_first = logits[1] <= logits[0];
             let is_second = logits[0] < logits[1];
-            let is_best = (is_first & (label == 0)) | (is_second & (label != 0));
+            let is_best = if label == 0 { is_first } else { is_second };
             counts[group as usize] += u32::from(is_best);
         }
     }
