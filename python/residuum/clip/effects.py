@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from residuum import kernels
-from residuum.clip.images import Images, places
+from residuum.clip.images import places
 from residuum.clip.stored import Stored, head_pairs
 from residuum.errors import ArgumentError, SelectionError
 from residuum.quantities import parse_memory
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from residuum.clip.images import Images
     from residuum.clip.tower import Tower
     from residuum.store import Store
 
@@ -187,7 +188,7 @@ class Effects:
 
 
 def effects(
-    store: Store | str | Path,
+    store: Store | Stored | str | Path,
     directions: ArrayLike,
     *,
     examples: ArrayLike | None = None,
@@ -220,9 +221,9 @@ def effects(
     if convention not in get_args(Convention):
         message = f"convention is folded or even_split, not {convention!r}"
         raise ArgumentError(message)
-    stored = Stored(store)
+    stored = Stored.of(store)
     terms = _Terms(stored, given, even=convention == "even_split")
-    images = Images.of(stored.store, examples)
+    images = stored.images(examples)
     n_direction = len(given)
     _check_size(len(images), len(terms.parts), n_direction, memory)
     shares = np.empty((len(images), len(terms.parts), n_direction), np.float32)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from residuum import kernels
-from residuum.clip.effects import BLOCK, Convention
-from residuum.clip.images import Images
+from residuum.clip.effects import BLOCK, Convention, finite
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError, SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def patch_maps(
-    store: Store,
+    store: Store | Stored | str | Path,
     directions: ArrayLike,
     *,
     examples: ArrayLike | None = None,
@@ -57,9 +57,10 @@ def patch_maps(
         SiteError: a site or layer that was not captured.
         SelectionError: a head that no layer has.
     """
-    images, stored = Images.of(store, examples), Stored(store)
+    stored = Stored.of(store)
+    images = stored.images(examples)
     wanted = _wanted(stored, layers, heads)
-    given = np.asarray(directions, np.float32)
+    given = finite("directions", directions)
     out = np.zeros((len(images), images.n_token, len(given)), np.float32)
     cells = _Cells(stored, given, convention, images.n_token)
     each = 4 * images.n_token * (stored.tower.w_o.shape[-1] + stored.tower.n_head + 2 * len(given))
@@ -82,7 +83,7 @@ def patch_maps(
 
 
 def head_maps(
-    store: Store,
+    store: Store | Stored | str | Path,
     directions: ArrayLike,
     layer: int,
     *,
@@ -90,9 +91,10 @@ def head_maps(
     convention: Convention = "folded",
 ) -> Floats:
     """The same for every head of a layer by itself, `[image, head, token, direction]`."""
-    images, stored = Images.of(store, examples), Stored(store)
+    stored = Stored.of(store)
+    images = stored.images(examples)
     _wanted(stored, [layer], None)
-    given = np.asarray(directions, np.float32)
+    given = finite("directions", directions)
     cells = _Cells(stored, given, convention, images.n_token)
     readout = stored.tower.readout(layer, cells.along)
     shape = (len(images), stored.tower.n_head, images.n_token, len(given))
@@ -136,7 +138,10 @@ class _Cells:
 
 
 def class_token_shares(
-    store: Store, directions: ArrayLike, *, examples: ArrayLike | None = None
+    store: Store | Stored | str | Path,
+    directions: ArrayLike,
+    *,
+    examples: ArrayLike | None = None,
 ) -> Floats:
     """What class tokens add by looking at themselves, over all heads, `[image, direction]`.
 
@@ -144,12 +149,13 @@ def class_token_shares(
         SiteError: `pattern`, or the values of class tokens (`v` or `image_v`), of a layer of `z`
             were not captured.
     """
-    images, stored = Images.of(store, examples), Stored(store)
-    given = np.asarray(directions, np.float32)
+    stored = Stored.of(store)
+    images = stored.images(examples)
+    given = finite("directions", directions)
     along = stored.tower.along(given)
     out = np.zeros((len(images), len(given)), np.float32)
     # Where `v` was not captured, class tokens are read with all others.
-    n_read = 1 if "v" in store.sites else images.n_token
+    n_read = 1 if "v" in stored.store.sites else images.n_token
     each = 4 * (n_read + 2) * (stored.tower.w_o.shape[-1] + stored.tower.n_head)
     for place in images.blocks(each, BLOCK):
         some = images.taken(place)

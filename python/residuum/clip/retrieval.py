@@ -9,7 +9,6 @@ import numpy as np
 
 from residuum import kernels
 from residuum.clip.effects import BLOCK, finite
-from residuum.clip.images import Images
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError
 from residuum.replay.numbers import single
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from residuum.clip.images import Images
     from residuum.store import Store
 
     Floats = NDArray[np.float32]
@@ -39,7 +39,7 @@ class Ranked:
 
 
 def head_vectors(
-    store: Store | str | Path,
+    store: Store | Stored | str | Path,
     heads: Iterable[Sequence[int]],
     *,
     examples: ArrayLike | None = None,
@@ -58,8 +58,8 @@ def head_vectors(
         SelectionError: a head that no layer has, or an example that is not there.
         SiteError: a layer that was not captured.
     """
-    stored = Stored(store)
-    images = Images.of(stored.store, examples)
+    stored = Stored.of(store)
+    images = stored.images(examples)
     pairs = stored.pairs(heads)
     if not pairs:
         message = "name one head at least, as a pair of layer and head"
@@ -84,7 +84,7 @@ def head_vectors(
 
 
 def similar_images(
-    store: Store | str | Path,
+    store: Store | Stored | str | Path,
     heads: Iterable[Sequence[int]],
     queries: ArrayLike,
     *,
@@ -108,25 +108,42 @@ def similar_images(
         SiteError: a layer that was not captured.
     """
     _check_k(k)
-    images = Images.of(store, examples)
-    vectors = head_vectors(images.store, heads, examples=images.example)
-    asked = images.named(queries)
+    stored = Stored.of(store)
+    images = stored.images(examples)
+    vectors = head_vectors(stored, heads, examples=images.example)
     place = {number: at for at, number in enumerate(images.example.tolist())}
-    at = np.array([place[number] for number in asked.example.tolist()], np.int64)
+    asked = images.named(queries).example.tolist()
+    found, value = nearest(images, vectors, np.array([place[number] for number in asked], int), k)
+    return Ranked(np.where(found >= 0, images.example[found], -1), value)
+
+
+def nearest(
+    images: Images, vectors: Floats, queries: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """The images whose vectors are nearest to those of others by cosine; none has itself or a twin.
+
+    Args:
+        images: those that are searched.
+        vectors: `[image, d]`.
+        queries: places of the images that are asked about, `[query]`.
+        k: how many for each.
+
+    Returns:
+        Places `[query, rank]`, -1 where there are no more, and float32 similarities, NaN there.
+    """
     alike = np.bincount(np.unique(images.row, return_inverse=True)[1]).max(initial=0)
     n = min(k + int(alike), len(images))
-    found = kernels.knn(vectors, vectors[at], n, metric="cosine")
-    other = (found.rows >= 0) & (images.row[found.rows] != asked.row[:, None])
+    found = kernels.knn(vectors, vectors[queries], n, metric="cosine")
+    other = (found.rows >= 0) & (images.row[found.rows] != images.row[queries][:, None])
     first = np.argsort(~other, axis=1, kind="stable")[:, : min(k, max(len(images) - 1, 0))]
     there = np.take_along_axis(other, first, axis=1)
-    rows = np.take_along_axis(found.rows, first, axis=1)
+    places = np.take_along_axis(found.rows, first, axis=1)
     scores = np.take_along_axis(found.scores, first, axis=1)
-    example = np.where(there, images.example[rows], -1)
-    return Ranked(example, np.where(there, scores, np.float32(np.nan)))
+    return np.where(there, places, -1), np.where(there, scores, np.float32(np.nan))
 
 
 def top_images(
-    store: Store | str | Path,
+    store: Store | Stored | str | Path,
     layer: int,
     head: int,
     direction: ArrayLike,
@@ -153,15 +170,15 @@ def top_images(
     if by not in ("share", "deviation"):
         message = f"by is share or deviation, not {by!r}"
         raise ArgumentError(message)
-    images = Images.of(store)
-    shares = head_vectors(images.store, [(layer, head)], centred=by == "deviation")
+    stored = Stored.of(store)
+    shares = head_vectors(stored, [(layer, head)], centred=by == "deviation")
     given = finite("numbers of a direction", direction)
     if given.shape != shares.shape[1:]:
         message = f"a direction is [{shares.shape[1]}], not {list(given.shape)}"
         raise ArgumentError(message)
     along = shares @ given
     order = np.argsort(-np.abs(along) if by == "deviation" else -along, kind="stable")[:k]
-    return Ranked(images.example[order][None], along[order][None])
+    return Ranked(stored.every.example[order][None], along[order][None])
 
 
 def _check_k(k: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.clip.images import opened
+from residuum.clip.images import Images, opened
 from residuum.clip.tower import Tower
 from residuum.errors import ArgumentError, SelectionError, SiteError
 from residuum.replay.numbers import single
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from residuum.clip.images import Images
     from residuum.store import Store
 
     Array = NDArray[Any]
 
 
 class Stored:
-    """The captured terms of the final stream, `r = e + sum of heads, biases and MLPs`."""
+    """The captured terms of the final stream, `r = e + sum of heads, biases and MLPs`.
+
+    What takes a store in this package takes one of these too: weights and the table of examples are
+    then read once for many questions.
+    """
 
     def __init__(self, store: Store | str | Path) -> None:
         """Look at what is there.
@@ -49,6 +52,20 @@ class Stored:
                 "with --site resid_final."
             )
             raise SiteError(message)
+
+    @classmethod
+    def of(cls, store: Store | Stored | str | Path) -> Stored:
+        """That of a store, of the store at a path, or what is one already."""
+        return store if isinstance(store, Stored) else cls(store)
+
+    @cached_property
+    def every(self) -> Images:
+        """All images."""
+        return Images.of(self.store)
+
+    def images(self, examples: ArrayLike | None = None) -> Images:
+        """All images, or those that are named; see `Images.named`."""
+        return self.every if examples is None else self.every.named(examples)
 
     def pairs(self, heads: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
         """Pairs of layer and head in order, each once.

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residuum import kernels
-from residuum.clip.images import Images
+from residuum.clip.effects import BLOCK, finite
 from residuum.clip.stored import Stored
 from residuum.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
+    from residuum.clip.images import Images
     from residuum.clip.tower import Tower
     from residuum.kernels import HeadMoments
     from residuum.store import Store
@@ -59,7 +61,7 @@ class HeadBasis:
 
 
 def text_bases(
-    store: Store,
+    store: Store | Stored | str | Path,
     texts: ArrayLike,
     *,
     layers: Sequence[int] | None = None,
@@ -84,21 +86,22 @@ def text_bases(
         SiteError: a site or layer that was not captured.
         ArgumentError: texts of another width, no image, or numbers below 1.
     """
-    stored, images = Stored(store), Images.of(store, examples)
-    pool = np.ascontiguousarray(texts, np.float32)
-    if not len(pool) or not np.isfinite(pool).all():
-        message = f"texts are vectors without NaN or infinity, one at least, not {len(pool)}"
+    stored = Stored.of(store)
+    images = stored.images(examples)
+    pool = np.ascontiguousarray(finite("texts", texts))
+    if not len(pool):
+        message = "heads are named by one text at least: the pool is empty"
         raise ArgumentError(message)
     _check(pool, stored.tower, n_text, rank)
     if not len(images):
         message = "means and covariances of heads need one image at least"
         raise ArgumentError(message)
-    z = store["z"]
+    z = stored.store["z"]
     chosen = stored.layers[-4:] if layers is None else [z.one_layer(layer) for layer in layers]
     scale = np.concatenate(
         [
             _scale(stored, images.taken(place), unit=unit)
-            for place in images.blocks(8 * stored.tower.w_o.shape[-1], 128 << 20)
+            for place in images.blocks(8 * stored.tower.w_o.shape[-1], BLOCK)
         ]
     )
     found = []

@@ -64,7 +64,7 @@ def _means(study: Study) -> Wide:
 def _class_token(study: Study) -> Wide | None:
     """What class tokens say by looking at themselves, less its mean; None where not captured."""
     try:
-        own = class_token_shares(study.store, study.classes.vectors)
+        own = class_token_shares(study.stored, study.classes.vectors)
     except SiteError as error:
         study.leave_out("ablation", f"class token to itself: {error}")
         return None

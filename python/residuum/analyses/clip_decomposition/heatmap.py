@@ -26,7 +26,7 @@ def heatmap(study: Study, spans: TextSpan) -> Iterator[dict[str, Any]]:
     """Rows of the table `heatmap`."""
     examples = study.images.example[: study.params.map_examples]
     shown = _shown(study, examples)
-    whole = patch_maps(study.store, study.classes.vectors[shown], examples=examples)
+    whole = patch_maps(study.stored, study.classes.vectors[shown], examples=examples)
     for number, text in enumerate(study.classes.text[at] for at in shown):
         yield from _rows(study, examples, whole[:, 1:, number], (None, None, text))
     try:
@@ -38,7 +38,7 @@ def heatmap(study: Study, spans: TextSpan) -> Iterator[dict[str, Any]]:
     named.sort(key=lambda basis: -basis.variance * float(basis.explained[0]))
     for basis in named[:HEADS]:
         first = int(basis.texts[0])
-        maps = head_maps(study.store, pool.vectors[[first]], basis.layer, examples=examples)
+        maps = head_maps(study.stored, pool.vectors[[first]], basis.layer, examples=examples)
         place = (basis.layer, basis.head, pool.text[first])
         yield from _rows(study, examples, maps[:, basis.head, 1:, 0], place)
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum.analyses.clip_decomposition.segment import either
 from residuum.analyses.clip_decomposition.study import heads_named_by
 from residuum.clip.search import cue_directions, greedy, spurious_scores
 from residuum.errors import InputError
@@ -133,7 +132,7 @@ class Repair:
         Raises:
             InputError: a cue that is no text of either store.
         """
-        cues = either(self.study, list(self.study.params.cues))
+        cues = self.study.named(list(self.study.params.cues))
         u, v = cue_directions(self.study.classes.vectors, cues)
         return u.astype(np.float32), v.astype(np.float32)
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from residuum import kernels
-from residuum.clip.retrieval import head_vectors, similar_images
+from residuum.clip.retrieval import head_vectors, nearest, similar_images
 from residuum.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Retrieval:
         study = self.study
         for layer in study.stored.layers:
             for head in range(study.stored.tower.n_head):
-                yield layer, head, head_vectors(study.store, [(layer, head)])
+                yield layer, head, head_vectors(study.stored, [(layer, head)])
         whole = np.concatenate(
             [
                 study.stored.tower.embedding(study.stored.final(study.images.taken(place)))
@@ -88,18 +87,11 @@ class Retrieval:
         yield None, None, whole - whole.mean(axis=0)
 
     def _nearest(self, vectors: Floats) -> Numbers:
-        """Places of the nearest images of each query, other images than itself; -1 where none is.
-
-        A head that says nothing of an image has no direction that others could be near to.
-        """
-        rows, image = np.unique(self.study.images.row, return_index=True)
-        k = min(self.study.params.neighbours, len(rows) - 1)
-        found = kernels.knn(vectors[image], vectors[self.queries], k + 1, metric="cosine").rows
-        there = found >= 0
-        own = (rows[found] == self.study.images.row[self.queries][:, None]) & there
-        own[~own.any(axis=1), -1] = True
-        near = np.where(there, image[found], -1)
-        return np.asarray(near[~own].reshape(len(self.queries), k))
+        """Places of the nearest images of each query, each image once; -1 where there is none."""
+        _, first, image = np.unique(self.study.images.row, return_index=True, return_inverse=True)
+        k = min(self.study.params.neighbours, len(first) - 1)
+        found, _ = nearest(self.study.images.taken(first), vectors[first], image[self.queries], k)
+        return np.where(found >= 0, first[found], -1)
 
     def similar(self) -> Iterator[dict[str, Any]]:
         """Of the table `similar`: the head whose images agree most, for each property."""
@@ -109,7 +101,7 @@ class Retrieval:
             best = max(mine, key=lambda row: float(row["agreement"]))
             asked = study.images.example[self.queries[:SHOWN]]
             pair = (best["layer"], best["head"])
-            found = similar_images(study.store, [pair], asked, k=study.params.top)
+            found = similar_images(study.stored, [pair], asked, k=study.params.top)
             for query, examples, sims in zip(
                 asked.tolist(), found.example.tolist(), found.value.tolist(), strict=True
             ):

@@ -108,7 +108,7 @@ def decomposition(study: Study) -> Floats:
         # A map is linear in the direction: one for each image, however many texts there are.
         places = np.flatnonzero(asked == text)
         direction = (directions[text] - others)[None]
-        maps = patch_maps(study.store, direction, examples=study.images.example[places])
+        maps = patch_maps(study.stored, direction, examples=study.images.example[places])
         out[places] = maps[:, 1:, 0]
     return out
 
@@ -124,22 +124,4 @@ def _asked(study: Study) -> tuple[Floats, NDArray[np.int64]]:
         return classes, np.concatenate(said)
     wanted = study.column(study.params.mask_text).tolist()
     names = sorted(set(wanted))
-    return either(study, names), np.array([names.index(text) for text in wanted])
-
-
-def either(study: Study, names: list[str]) -> Floats:
-    """Vectors of texts that are in the pool, or are classes."""
-    known: dict[str, Floats] = {}
-    for read in ("texts", "classes"):
-        if getattr(study.params, read) is not None:
-            found = getattr(study, read)
-            known |= dict(zip(found.text, found.vectors, strict=True))
-    missing = [name for name in names if name not in known]
-    if missing:
-        stores = [path for path in (study.params.texts, study.params.classes) if path is not None]
-        message = (
-            f"{missing[0]!r} is no text of {' or '.join(stores) or 'any store: name texts'}: "
-            "capture it with the text tower, or name one that is there"
-        )
-        raise InputError(message)
-    return np.stack([known[name] for name in names])
+    return study.named(names), np.array([names.index(text) for text in wanted])

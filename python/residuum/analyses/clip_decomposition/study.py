@@ -13,7 +13,6 @@ import duckdb
 import numpy as np
 
 from residuum.clip.effects import effects
-from residuum.clip.images import Images
 from residuum.clip.search import Groups
 from residuum.clip.stored import Stored
 from residuum.clip.texts import Texts, classes, texts
@@ -48,7 +47,7 @@ class Study:
         """
         self.store, self.params = store, params
         self.stored = Stored(store)
-        self.images = Images.of(store)
+        self.images = self.stored.every
         self.budget = parse_memory(params.memory)
         self.model = str(store.model.get("name") or "model")
         self.left_out: list[dict[str, str]] = []
@@ -92,6 +91,27 @@ class Study:
             message = f"this needs `{name}`: {what}"
             raise InputError(message)
         return str(value)
+
+    def named(self, names: list[str]) -> Floats:
+        """Vectors of texts of the pool, or of classes, by what they say, `[text, d_embed]`.
+
+        Raises:
+            InputError: a text that is in neither store.
+        """
+        known: dict[str, Floats] = {}
+        for read in ("texts", "classes"):
+            if getattr(self.params, read) is not None:
+                found = getattr(self, read)
+                known |= dict(zip(found.text, found.vectors, strict=True))
+        missing = [name for name in names if name not in known]
+        if missing:
+            stores = [path for path in (self.params.texts, self.params.classes) if path is not None]
+            message = (
+                f"{missing[0]!r} is no text of {' or '.join(stores) or 'any store: name texts'}: "
+                "capture it with the text tower, or name one that is there"
+            )
+            raise InputError(message)
+        return np.stack([known[name] for name in names])
 
     def column(self, name: str) -> NDArray[np.str_]:
         """A column of the images as text, `[image]`.
@@ -158,7 +178,7 @@ class Study:
         of = self.params
         convention = cast("Convention", of.convention)
         return effects(
-            self.store,
+            self.stored,
             directions,
             examples=examples,
             convention=convention,

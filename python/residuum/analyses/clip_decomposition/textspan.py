@@ -36,7 +36,7 @@ class TextSpan:
     def _bases(self, pool: Floats) -> list[HeadBasis]:
         of = self.study.params
         return text_bases(
-            self.study.store,
+            self.study.stored,
             pool,
             layers=of.layers,
             n_text=of.n_text,
@@ -68,7 +68,7 @@ class TextSpan:
                 continue
             first = int(basis.texts[0])
             found = top_images(
-                study.store,
+                study.stored,
                 basis.layer,
                 basis.head,
                 study.texts.vectors[first],
