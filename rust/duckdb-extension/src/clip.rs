@@ -117,7 +117,7 @@ pub(crate) struct Contributions<P> {
     final_stream: Residual,
     examples: Examples,
     layers: Vec<usize>,
-    n_head: usize,
+    weights: Projection,
     /// Tokens of an image; 1 where they are not told apart.
     n_token: usize,
     /// `[direction, d_embed]`
@@ -155,16 +155,9 @@ impl Content {
 #[derive(Debug)]
 pub(crate) struct Scan {
     projection: Vec<usize>,
-    /// Absent where the query uses no values.
-    through: Option<Through>,
-}
-
-/// The directions taken through each layer's heads.
-#[derive(Debug)]
-struct Through {
-    weights: Projection,
-    /// By position in the call's layers: `[head, d_head, direction]`.
-    layers: Vec<Vec<f32>>,
+    /// The directions taken through the heads, by position in the call's layers: `[head, d_head,
+    /// direction]`; absent where the query uses no values.
+    through: Option<Vec<Vec<f32>>>,
 }
 
 /// The shares of some images: by position in the call's layers, `[image, head, (token,) direction]`.
@@ -188,16 +181,15 @@ impl<P: Part> TableFunction for Contributions<P> {
     fn bind(arguments: &Arguments) -> Result<Self> {
         let store = registry::open(&arguments.text(0, "store")?)?;
         let weights = Projection::load(&store)?;
-        let z = Arc::clone(store.site("z")?);
+        store.site("z")?;
         let site = P::site(&store)?;
         let asked = arguments.option("layers").is_some();
         let layers = P::layers(&store, layers(arguments, &site)?, asked)?;
         let (names, directions) = directions(arguments, P::NAME, &store, weights.d_embed())?;
         let examples = chosen(arguments, class_tokens(&store)?)?;
         let final_stream = final_residual(&store)?;
-        let n_token = if P::TOKENS { store.site("pattern")?.spec().row_len() } else { 1 };
-        let n_head = z.spec().inner.first().copied().unwrap_or(1);
-        let n_token = if P::TOKENS { n_token / n_head } else { 1 };
+        let key = |pattern: &SiteArray| pattern.spec().inner.last().copied().unwrap_or(1);
+        let n_token = if P::TOKENS { key(store.site("pattern")?) } else { 1 };
         let part = PhantomData;
         Ok(Self {
             store,
@@ -205,7 +197,7 @@ impl<P: Part> TableFunction for Contributions<P> {
             final_stream,
             examples,
             layers,
-            n_head,
+            weights,
             n_token,
             directions,
             names,
@@ -266,14 +258,13 @@ impl<P: Part> TableFunction for Contributions<P> {
 impl<P: Part> Contributions<P> {
     /// Rows of SQL of a layer of an image.
     fn per_layer(&self) -> usize {
-        self.n_head * self.n_token * self.names.len()
+        let [_, n_head, ..] = self.weights.shape();
+        n_head * self.n_token * self.names.len()
     }
 
-    fn through(&self) -> Result<Through> {
-        let weights = Projection::load(&self.store)?;
-        let layer = |&layer: &usize| Ok(weights.readout(layer, &self.directions)?);
-        let layers = self.layers.iter().map(layer).collect::<Result<_>>()?;
-        Ok(Through { weights, layers })
+    fn through(&self) -> Result<Vec<Vec<f32>>> {
+        let along = self.weights.along(&self.directions)?;
+        self.layers.iter().map(|&layer| Ok(self.weights.readout(layer, &along)?)).collect()
     }
 
     fn compute(&self, scan: &Scan, images: Range<usize>) -> Result<Block> {
@@ -282,13 +273,13 @@ impl<P: Part> Contributions<P> {
         };
         let rows = &self.examples.first_row[images.clone()];
         let n = images.len();
-        let [.., d_model] = through.weights.shape();
+        let [.., d_model] = self.weights.shape();
         let stream = read_residual(&self.final_stream, Rows::Index(rows), n)?;
-        let scale = through.weights.norm.scale(&stream, d_model)?;
+        let scale = self.weights.norm.scale(&stream, d_model)?;
         let mut shares = Vec::with_capacity(self.layers.len());
-        for (&layer, readout) in self.layers.iter().zip(&through.layers) {
+        for (&layer, readout) in self.layers.iter().zip(through) {
             let mut out = vec![0.0; n * self.per_layer()];
-            self.layer(layer, readout, images.clone(), &scale, through.weights.shape(), &mut out)?;
+            self.layer(layer, readout, images.clone(), &scale, &mut out)?;
             shares.push(out);
         }
         Ok(Block { images, layers: shares })
@@ -300,9 +291,9 @@ impl<P: Part> Contributions<P> {
         readout: &[f32],
         images: Range<usize>,
         scale: &[f32],
-        [_, n_head, d_head, _]: [usize; 4],
         out: &mut [f32],
     ) -> Result<()> {
+        let [_, n_head, d_head, _] = self.weights.shape();
         let (rows, n) = (&self.examples.first_row[images.clone()], images.len());
         if !P::TOKENS {
             let z = read_layer(&self.site, Rows::Index(rows), n, Some(layer))?;

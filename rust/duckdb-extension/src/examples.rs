@@ -1,5 +1,6 @@
 //! The table of examples: which rows an example has.
 
+use bytes::Bytes;
 use parquet::column::reader::ColumnReader;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use residuum_core::Store;
@@ -29,7 +30,7 @@ impl Examples {
                 let path = store.path().join("tables/examples");
                 Failure::new(format!("{} is damaged: {error}", path.display()))
             };
-            let reader = SerializedFileReader::new(parquet_bytes(file))
+            let reader = SerializedFileReader::new(Bytes::from(file))
                 .map_err(|error| damaged(error.to_string()))?;
             let columns = [
                 ("example", &mut examples.example),
@@ -44,13 +45,9 @@ impl Examples {
     }
 }
 
-fn parquet_bytes(file: Vec<u8>) -> bytes::Bytes {
-    file.into()
-}
-
 /// Appends a column of whole numbers; what is null or negative is `u64::MAX`.
 fn read(
-    reader: &SerializedFileReader<bytes::Bytes>,
+    reader: &SerializedFileReader<Bytes>,
     name: &str,
     numbers: &mut Vec<u64>,
 ) -> std::result::Result<(), String> {

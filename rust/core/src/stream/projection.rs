@@ -59,23 +59,32 @@ impl Projection {
         self.shape
     }
 
-    /// Directions `[direction, d_embed]` seen by the heads of a layer through `W_O`, the norm's gain
-    /// and centring, and the projection: `[head, d_head, direction]`.
+    /// Directions `[direction, d_embed]` seen through the projection and the norm's gain and centring:
+    /// `[d_model, direction]`, the argument of [`Self::readout`].
     ///
     /// # Errors
-    /// If the directions are of another width, or there is no such layer.
-    pub fn readout(&self, layer: usize, directions: &[f32]) -> Result<Vec<f32>> {
-        let [n_layer, n_head, d_head, d_model] = self.shape;
+    /// If the directions are of another width.
+    pub fn along(&self, directions: &[f32]) -> Result<Vec<f32>> {
+        let [.., d_model] = self.shape;
         let n_direction = directions.len() / self.d_embed.max(1);
         let mut along = vec![0.0; d_model * n_direction];
         let w_proj = MatRef::new(&self.w_proj, d_model, self.d_embed)?;
         let given = MatRef::transposed(directions, self.d_embed, n_direction)?;
         matmul(w_proj, given, &mut along)?;
-        let folded = fold(&self.norm, &along, d_model)?;
-        let width = n_head * d_head * d_model;
+        Ok(fold(&self.norm, &along, d_model)?.directions)
+    }
+
+    /// What [`Self::along`] gives seen by the heads of a layer through `W_O`: `[head, d_head,
+    /// direction]`.
+    ///
+    /// # Errors
+    /// If the lengths do not match, or there is no such layer.
+    pub fn readout(&self, layer: usize, along: &[f32]) -> Result<Vec<f32>> {
+        let [n_layer, n_head, d_head, d_model] = self.shape;
         if layer >= n_layer {
             return Err(Error::argument(format!("layer {layer} of {n_layer} does not exist")));
         }
-        readout(&self.w_o[layer * width..][..width], &folded.directions, n_head, d_head, d_model)
+        let width = n_head * d_head * d_model;
+        readout(&self.w_o[layer * width..][..width], along, n_head, d_head, d_model)
     }
 }
