@@ -31,6 +31,7 @@ from residuum.clip.search import (
     spurious_scores,
 )
 from residuum.clip.segmentation import Segmentation, foreground, scores, segmentation, upsampled
+from residuum.clip.stored import Stored
 from residuum.clip.text_bases import HeadBasis, text_bases
 from residuum.clip.texts import Texts, classes, general_descriptions, texts
 from residuum.clip.tower import Tower
@@ -43,6 +44,7 @@ __all__ = [
     "Images",
     "Ranked",
     "Segmentation",
+    "Stored",
     "Texts",
     "Tower",
     "aligned",
